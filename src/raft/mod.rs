@@ -1,0 +1,6 @@
+//! The consensus core: decides, performs nothing.
+
+mod api;
+pub mod message;
+
+pub use api::*;

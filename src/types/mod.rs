@@ -1,0 +1,14 @@
+//! The vocabulary every module shares: identities, log entries, membership,
+//! commands. No logic beyond small accessors, no I/O, no clock.
+
+mod command;
+mod entry;
+mod ids;
+mod membership;
+mod persist;
+
+pub use command::{Command, Operation, Outcome, Precondition, RestoreStep, Transaction};
+pub use entry::{Entry, EntryPayload};
+pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
+pub use membership::{Member, Membership, MembershipChange};
+pub use persist::{HardState, LogWrite, Mark, SnapshotMeta};
