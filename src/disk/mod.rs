@@ -1,1 +1,80 @@
-//! Not yet.
+//! The only access to files, the only memmap2 and the only `unsafe`. Real
+//! files here (`RealDisk`), an in-memory disk for `-dev` and tests
+//! (`MemoryDisk`); the simulator brings a faulty one.
+//!
+//! Everything blocks. Every error names operation and path. After the first
+//! failed write or sync of a file the caller must not use it again (D-004).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Blocks of direct writes, in bytes: offset and length of
+/// [`File::write_durable`] are multiples of it.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// A failed file operation.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}", path.display())]
+pub struct DiskError {
+    /// What was tried, e.g. `sync`.
+    pub operation: &'static str,
+    /// On which file or folder.
+    pub path: PathBuf,
+    /// The system's word.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Result of a file operation.
+pub type DiskResult<T> = Result<T, DiskError>;
+
+/// A file system.
+pub trait Disk: Send + Sync + 'static {
+    /// Creates a folder and its parents, durable in their parents.
+    fn create_dir_all(&self, path: &Path) -> DiskResult<()>;
+    /// Names in a folder, sorted.
+    fn list(&self, path: &Path) -> DiskResult<Vec<String>>;
+    /// Whether a file exists.
+    fn exists(&self, path: &Path) -> DiskResult<bool>;
+    /// Creates a new empty file, mode 0600; an existing one is an error.
+    fn create(&self, path: &Path) -> DiskResult<Box<dyn File>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, path: &Path) -> DiskResult<Box<dyn File>>;
+    /// Replaces `to` atomically; durable after `sync_dir`.
+    fn rename(&self, from: &Path, to: &Path) -> DiskResult<()>;
+    /// Removes a file; durable after `sync_dir`.
+    fn remove(&self, path: &Path) -> DiskResult<()>;
+    /// Makes creations, renames and removals in a folder durable.
+    fn sync_dir(&self, path: &Path) -> DiskResult<()>;
+    /// The whole file, read-only; nobody may write to it any more.
+    fn map(&self, path: &Path) -> DiskResult<Arc<dyn Mapped>>;
+    /// Takes the lock of a data directory, released on drop or process end.
+    /// Held elsewhere: an error of kind `WouldBlock` naming the holder's pid.
+    fn lock(&self, path: &Path) -> DiskResult<Box<dyn Send + Sync>>;
+}
+
+/// An open file.
+pub trait File: Send {
+    /// Buffered write at a byte offset; durable after `sync`.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> DiskResult<()>;
+    /// Writes whole blocks and returns when they are durable: one direct,
+    /// synchronous write where the file system takes it.
+    fn write_durable(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()>;
+    /// Makes buffered writes and the length durable.
+    fn sync(&mut self) -> DiskResult<()>;
+    /// Fills `buffer` from a byte offset; short of the end is an error.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<()>;
+    /// Length in bytes.
+    fn length(&self) -> DiskResult<u64>;
+    /// Cuts or extends with zeros.
+    fn set_length(&mut self, length: u64) -> DiskResult<()>;
+    /// Drops what the page cache holds, so that reads come from the disk.
+    fn drop_cache(&self) -> DiskResult<()>;
+}
+
+/// A mapped, immutable file.
+pub trait Mapped: Send + Sync {
+    /// Its bytes.
+    fn bytes(&self) -> &[u8];
+}
