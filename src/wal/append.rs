@@ -156,6 +156,7 @@ impl Wal {
             self.change_hard_state(hard_state);
         }
         if let Some(snapshot) = &write.reset_to {
+            assert!(snapshot.index > LogIndex(0));
             assert!(snapshot.index >= committed);
             self.last = (snapshot.index, snapshot.term);
             self.snapshot = Some(self.last);

@@ -1,5 +1,7 @@
 //! Batches: encoding those of one write, checking one that was read.
 
+use std::ops::RangeInclusive;
+
 use crate::codec::crc32;
 use crate::types::{HardState, LogIndex, NodeId, Term};
 
@@ -247,6 +249,7 @@ pub fn vote_order(state: &HardState) -> (Term, Option<NodeId>) {
 pub struct Record<'a> {
     /// Its header, verified.
     pub header: RecordHeader,
+    header_bytes: [u8; RECORD_HEADER],
     seed: u32,
     payload: &'a [u8],
 }
@@ -308,6 +311,7 @@ impl<'a> Records<'a> {
         self.next_index = self.next_index.next();
         Some(Record {
             header,
+            header_bytes: *bytes,
             seed: self.seed,
             payload,
         })
@@ -350,4 +354,26 @@ pub fn seal_table(header: &BatchHeader, seed: u32, batch: &[u8]) -> Vec<SealRow>
         .and_then(|record| record.payload());
     let (rows, _) = table.unwrap_or_default().as_chunks::<{ SealRow::BYTES }>();
     rows.iter().map(SealRow::decode).collect()
+}
+
+/// First and last entry whose payload is not what was written, in a batch that
+/// is not intact. `None` if not even its record headers are.
+#[must_use]
+pub fn unreadable_entries(
+    header: &BatchHeader,
+    seed: u32,
+    batch: &[u8],
+) -> Option<RangeInclusive<LogIndex>> {
+    let mut directory = seed;
+    let mut unreadable: Option<RangeInclusive<LogIndex>> = None;
+    for record in Records::new(header, seed, batch) {
+        let record = record.ok()?;
+        directory = crc32(directory, &record.header_bytes);
+        if record.payload().is_none() {
+            let index = record.header.index;
+            let first = unreadable.map_or(index, |range| *range.start());
+            unreadable = Some(first..=index);
+        }
+    }
+    (directory == header.directory_crc).then_some(unreadable)?
 }

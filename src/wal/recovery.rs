@@ -25,6 +25,7 @@ use std::path::Path;
 use crate::disk::Disk;
 use crate::types::{LogIndex, Term};
 
+use super::batch::ClosedBatch;
 use super::error::{Damage, LostRange, WalError};
 use super::format::{
     BLOCK, HeaderFault, Identity, Lsn, SealRow, SegmentHeader, VERSION, seal_bytes,
@@ -217,17 +218,21 @@ fn judge(
 }
 
 /// What acknowledged entries the broken batch and those after it held: by its
-/// own header, by the SEAL table, or by what its successor says came before.
+/// own record headers or header, by the SEAL table, or by what its successor
+/// says came before.
 fn lost_range(end: (LogIndex, Term), remains: &Remains) -> Option<LostRange> {
     let successor_lsn = remains.successor.map_or(Lsn(u64::MAX), |header| header.lsn);
-    let own = remains.broken.map(|header| SealRow {
-        lsn: header.lsn,
-        length: header.length,
-        crc: 0,
-        first_index: header.first_index,
-        last_index: header.last_index,
-        term: header.term,
-    });
+    if let (Some(range), Some(header)) = (&remains.unreadable, remains.broken) {
+        return Some(LostRange {
+            first: *range.start(),
+            last: *range.end(),
+            first_term: header.term,
+            last_term: header.term,
+        });
+    }
+    let own = remains
+        .broken
+        .map(|header| ClosedBatch::new(&header, 0).row);
     let named = remains.rows.iter().filter(|row| row.lsn < successor_lsn);
     let rows: Vec<&SealRow> = own
         .iter()
@@ -291,6 +296,7 @@ fn damage_of_header(segments: &Segments, position: usize, walk: Option<&Walk>) -
         promise: Lsn(0),
         is_zero: false,
         broken: None,
+        unreadable: None,
         successor,
         rows: Vec::new(),
     };

@@ -3,13 +3,16 @@
 //!
 //! Nothing here writes.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::codec;
 use crate::disk::{Disk, DiskResult, File};
 use crate::types::{Entry, HardState, LogIndex, Term};
 
-use super::batch::{BatchId, ClosedBatch, Records, is_intact, seal_table, vote_order};
+use super::batch::{
+    BatchId, ClosedBatch, Records, is_intact, seal_table, unreadable_entries, vote_order,
+};
 use super::format::{
     BATCH_HEADER, BLOCK, BatchHeader, CONTINUES, HeaderFault, Lsn, MARK, RESET, SEAL,
     SEGMENT_HEADER, SealRow, SegmentHeader,
@@ -63,6 +66,16 @@ impl OpenSegment {
         let mut bytes = [0; BATCH_HEADER];
         self.file.read_at(offset, &mut bytes).ok()?;
         BatchHeader::decode(&self.header, offset, &bytes)
+    }
+
+    fn unreadable_entries(
+        &self,
+        offset: u64,
+        header: &BatchHeader,
+    ) -> Option<RangeInclusive<LogIndex>> {
+        let mut batch = vec![0; header.length as usize];
+        self.file.read_at(offset, &mut batch).ok()?;
+        unreadable_entries(header, self.header.seed(), &batch)
     }
 
     fn body_at(&self, offset: u64, header: &BatchHeader) -> Option<Vec<u8>> {
@@ -148,10 +161,7 @@ impl Walk {
         self.note_vote(&segment.header.hard_state);
         let mut chain = self.last;
         let mut offset = BLOCK;
-        loop {
-            let Some((header, crc)) = segment.header_at(offset) else {
-                break;
-            };
+        while let Some((header, crc)) = segment.header_at(offset) {
             let previous = BatchId {
                 lsn: header.prev_lsn,
                 crc: header.prev_crc,
@@ -274,6 +284,8 @@ pub(super) struct Remains {
     pub is_zero: bool,
     /// The batch header at that very place, if it is whole.
     pub broken: Option<BatchHeader>,
+    /// The entries of that batch that cannot be read, if it says which.
+    pub unreadable: Option<RangeInclusive<LogIndex>>,
     /// The first whole batch header behind it.
     pub successor: Option<BatchHeader>,
     /// Lines of a SEAL table that tell of batches from there on.
@@ -288,6 +300,7 @@ impl Remains {
             promise: Lsn(0),
             is_zero: true,
             broken: None,
+            unreadable: None,
             successor: None,
             rows: Vec::new(),
         };
@@ -309,11 +322,12 @@ impl Remains {
             };
             see(&header);
             remains.promise = remains.promise.max(header.synced_lsn);
-            let found = match at == offset {
-                true => &mut remains.broken,
-                false => &mut remains.successor,
-            };
-            found.get_or_insert(header);
+            if at == offset {
+                remains.broken = Some(header);
+                remains.unreadable = segment.unreadable_entries(at, &header);
+            } else {
+                remains.successor.get_or_insert(header);
+            }
             if let Some(batch) = segment.body_at(at, &header) {
                 let rows = seal_table(&header, segment.header.seed(), &batch);
                 let unread = rows

@@ -306,3 +306,24 @@ fn torn_tail_names_what_it_discards() {
     );
     assert_eq!(opened.entries.len(), 1);
 }
+
+#[test]
+fn rotten_payload_is_named_exactly() {
+    let mut history = History::new();
+    history.append(|m| m.append(4, &[600, 600, 600]));
+    history.wal.mark_idle().unwrap();
+    let path = &segment_paths(&history.disk)[0];
+    // Header 128, then records of 32 + 608 bytes: into the second payload.
+    history
+        .disk
+        .overwrite(path, BLOCK + 128 + 640 + 100, &[0xee])
+        .unwrap();
+    let Err(WalError::Damaged(damage)) = open(&history.disk, options(BLOCKS)) else {
+        panic!("damage was not seen");
+    };
+    assert_eq!(
+        damage.to_string(),
+        "an unreadable batch in segment 1 at byte 4096: \
+         entries 2 (term 4) to 2 (term 4) cannot be read"
+    );
+}

@@ -99,7 +99,7 @@ fn concrete(model: &Model, write: &Write) -> LogWrite {
             };
             model.hard_state(old.term.0 + term_step, vote, commit)
         }
-        Write::Reset { ahead, sizes } => model.reset(last.0 + ahead, last_term.0, sizes),
+        Write::Reset { ahead, sizes } => model.reset((last.0 + ahead).max(1), last_term.0, sizes),
     }
 }
 
