@@ -26,7 +26,9 @@ pub struct Checker {
 
 impl Checker {
     pub fn highest_commit(&self) -> LogIndex {
-        self.committed.last_key_value().map_or(LogIndex(0), |(index, _)| *index)
+        self.committed
+            .last_key_value()
+            .map_or(LogIndex(0), |(index, _)| *index)
     }
 
     /// LogMatching: index and term name an entry and the one before it, so by
@@ -34,10 +36,14 @@ impl Checker {
     pub fn appended(&mut self, log: &LogImage, entries: &[Entry]) {
         for entry in entries {
             let before = entry.index.previous();
-            let term_before =
-                log.entry(before).map_or(log.base.1, |previous| previous.term);
+            let term_before = log
+                .entry(before)
+                .map_or(log.base.1, |previous| previous.term);
             let found = (hash(entry), term_before);
-            let known = self.entries.entry((entry.index, entry.term)).or_insert(found);
+            let known = self
+                .entries
+                .entry((entry.index, entry.term))
+                .or_insert(found);
             assert_eq!(*known, found, "LogMatching at {entry:?}");
         }
     }
@@ -55,7 +61,11 @@ impl Checker {
             disk.hard_state
         );
         match message {
-            Message::VoteResponse { pre: false, granted: true, .. } => {
+            Message::VoteResponse {
+                pre: false,
+                granted: true,
+                ..
+            } => {
                 let candidate = *self.grants.entry((from.0, from.1, term)).or_insert(to);
                 assert_eq!(candidate, to, "VoteOnce: {:?} in {term:?}", from.0);
                 assert!(
@@ -64,12 +74,22 @@ impl Checker {
                     from.0
                 );
             }
-            Message::VoteRequest { pre: false, last_index, .. } => {
-                assert!(*last_index <= disk.last().0, "E11: advertises what is not durable");
+            Message::VoteRequest {
+                pre: false,
+                last_index,
+                ..
+            } => {
+                assert!(
+                    *last_index <= disk.last().0,
+                    "E11: advertises what is not durable"
+                );
             }
             // In a later term the tail may be cut again, whatever was true before.
             _ if term < disk.hard_state.term => {}
-            Message::AppendResponse { result: AppendResult::Matched { match_index }, .. } => {
+            Message::AppendResponse {
+                result: AppendResult::Matched { match_index },
+                ..
+            } => {
                 assert!(*match_index <= disk.last().0, "AckDurable: {message:?}");
             }
             Message::InstallSnapshotResponse { match_index, .. } => {
@@ -96,7 +116,10 @@ impl Checker {
                 self.check_completeness(id.0, status.term, log);
             }
         }
-        let seen = self.commit_seen.insert(id, status.commit_index).unwrap_or_default();
+        let seen = self
+            .commit_seen
+            .insert(id, status.commit_index)
+            .unwrap_or_default();
         for index in seen.0 + 1..=status.commit_index.0 {
             let index = LogIndex(index);
             let Some(entry) = log.entry(index) else {
@@ -104,7 +127,11 @@ impl Checker {
             };
             let found = (entry.term, hash(entry));
             if let Some(known) = self.committed.get(&index) {
-                assert_eq!(*known, found, "CommittedImmutable at {index:?} on {:?}", id.0);
+                assert_eq!(
+                    *known, found,
+                    "CommittedImmutable at {index:?} on {:?}",
+                    id.0
+                );
             } else {
                 assert_quorum_holds(&status.membership, entry, &durable);
                 self.committed.insert(index, found);
@@ -120,19 +147,30 @@ impl Checker {
 
     /// A new leader holds whatever leaders of earlier terms committed.
     fn check_completeness(&self, id: NodeId, term: Term, log: &LogImage) {
-        let earlier = self.committed_in.range(..term).map(|(_, index)| *index).max();
+        let earlier = self
+            .committed_in
+            .range(..term)
+            .map(|(_, index)| *index)
+            .max();
         let Some(index) = earlier.filter(|index| log.base.0 < *index) else {
             return;
         };
         let held = log.entry(index).map(|entry| entry.term);
         let committed = self.committed.get(&index).map(|known| known.0);
-        assert_eq!(held, committed, "LeaderCompleteness: {id:?} in {term:?} at {index:?}");
+        assert_eq!(
+            held, committed,
+            "LeaderCompleteness: {id:?} in {term:?} at {index:?}"
+        );
     }
 
     pub fn applied(&mut self, id: NodeId, store: &Store) {
         let (index, term) = store.applied;
         let committed = self.committed.get(&index).map(|known| known.0);
-        assert_eq!(committed, Some(term), "{id:?} applied what nobody committed");
+        assert_eq!(
+            committed,
+            Some(term),
+            "{id:?} applied what nobody committed"
+        );
         let digest = *self.digests.entry(index).or_insert(store.digest);
         assert_eq!(digest, store.digest, "StateMachine: {id:?} at {index:?}");
     }
@@ -142,8 +180,14 @@ impl Checker {
     }
 
     pub fn read_ready(&mut self, id: NodeId, request: RequestId, index: LogIndex) {
-        let floor = self.reads.remove(&(id, request)).expect("answered once, and only if asked");
-        assert!(floor <= index, "ReadValid: {id:?} reads {index:?}, {floor:?} was committed");
+        let floor = self
+            .reads
+            .remove(&(id, request))
+            .expect("answered once, and only if asked");
+        assert!(
+            floor <= index,
+            "ReadValid: {id:?} reads {index:?}, {floor:?} was committed"
+        );
     }
 
     pub fn read_refused(&mut self, id: NodeId, request: RequestId) {
@@ -161,7 +205,9 @@ fn assert_quorum_holds<'a>(
     let holds = |id: &NodeId| {
         durable(*id).is_some_and(|disk| {
             entry.index <= disk.base.0
-                || disk.entry(entry.index).is_some_and(|held| held.term == entry.term)
+                || disk
+                    .entry(entry.index)
+                    .is_some_and(|held| held.term == entry.term)
         })
     };
     for half in [&membership.voters, &membership.voters_outgoing] {

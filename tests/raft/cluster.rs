@@ -137,7 +137,9 @@ impl Cluster {
         let node = self.node_mut(id);
         assert!(node.raft.is_none(), "{id:?} runs already");
         node.restarts += 1;
-        let seed = config.seed.wrapping_add(node.restarts * 7919 + node.life * 104_729);
+        let seed = config
+            .seed
+            .wrapping_add(node.restarts * 7919 + node.life * 104_729);
         let config = Config { id, seed, ..config };
         let newest = node.snapshots.last().cloned();
         node.store = newest.unwrap_or_default();
@@ -166,7 +168,10 @@ impl Cluster {
             node.make_durable(&write);
         }
         // The file is renamed before the log is reset after it.
-        let next = node.pending.front().and_then(|(_, write)| write.reset_to.clone());
+        let next = node
+            .pending
+            .front()
+            .and_then(|(_, write)| write.reset_to.clone());
         if let Some(meta) = next.filter(|_| publish_staged) {
             node.publish(&meta);
         }
@@ -184,7 +189,10 @@ impl Cluster {
     /// Empties a node's directory: a new life under the old id.
     pub fn wipe(&mut self, id: NodeId) {
         let life = self.node(id).life + 1;
-        let node = Node { life, ..Node::new(LogImage::default()) };
+        let node = Node {
+            life,
+            ..Node::new(LogImage::default())
+        };
         self.nodes.insert(id, node);
         self.restart(id);
     }
@@ -206,7 +214,8 @@ impl Cluster {
         };
         let effects = raft.step_all(now, inputs);
         for effect in effects {
-            self.trace.push(format!("{id:?} {}", notation::effect(&effect)));
+            self.trace
+                .push(format!("{id:?} {}", notation::effect(&effect)));
             self.carry_out(id, effect);
         }
         self.examine(id);
@@ -224,11 +233,16 @@ impl Cluster {
             return;
         };
         let disk = |id: NodeId| self.nodes.get(&id).map(|node| &node.disk);
-        self.checker.stepped((id, node.life), &raft.status(), &node.written, disk);
+        self.checker
+            .stepped((id, node.life), &raft.status(), &node.written, disk);
     }
 
     fn carry_out(&mut self, id: NodeId, effect: Effect) {
-        let answer = |request: RequestId| Answer { node: id, id: request, effect: effect.clone() };
+        let answer = |request: RequestId| Answer {
+            node: id,
+            id: request,
+            effect: effect.clone(),
+        };
         match &effect {
             Effect::Persist { mark, write } => {
                 let node = self.nodes.get_mut(&id).expect("it stepped");
@@ -243,7 +257,13 @@ impl Cluster {
                     None => self.send(packet),
                 }
             }
-            Effect::SendFromLog { to, message, first, last, bytes_max } => {
+            Effect::SendFromLog {
+                to,
+                message,
+                first,
+                last,
+                bytes_max,
+            } => {
                 let found = self.node(id).disk.range(*first, *last, *bytes_max);
                 let mut message = message.clone();
                 if let Message::AppendEntries { entries, .. } = &mut message {
@@ -252,10 +272,14 @@ impl Cluster {
                 self.send(self.packet(id, *to, message));
             }
             Effect::Apply { entries } => {
-                self.node_mut(id).work.push_back(Work::Apply(entries.clone()));
+                self.node_mut(id)
+                    .work
+                    .push_back(Work::Apply(entries.clone()));
             }
             Effect::RestoreSnapshot(meta) => {
-                self.node_mut(id).work.push_back(Work::Restore(meta.clone()));
+                self.node_mut(id)
+                    .work
+                    .push_back(Work::Restore(meta.clone()));
             }
             Effect::ReadReady { id: request, index } => {
                 self.checker.read_ready(id, *request, *index);
@@ -270,7 +294,10 @@ impl Cluster {
             | Effect::TransferStarted { id: request, .. } => self.answers.push(answer(*request)),
             Effect::StreamSnapshot { to } => {
                 assert!(
-                    !self.streams.iter().any(|(from, _, other, _)| (from, other) == (&id, to)),
+                    !self
+                        .streams
+                        .iter()
+                        .any(|(from, _, other, _)| (from, other) == (&id, to)),
                     "two streams at once"
                 );
                 let newest = self.node(id).snapshots.last().expect("a snapshot").clone();
@@ -289,19 +316,30 @@ impl Cluster {
 
     fn packet(&self, from: NodeId, to: NodeId, message: Message) -> Packet {
         let life = |id: NodeId| self.nodes.get(&id).map_or(0, |node| node.life);
-        Packet { from, to, lives: (life(from), life(to)), message }
+        Packet {
+            from,
+            to,
+            lives: (life(from), life(to)),
+            message,
+        }
     }
 
     fn send(&mut self, packet: Packet) {
         let life = packet.lives.0;
         let disk = &self.nodes[&packet.from].disk;
-        self.checker.sent((packet.from, life), packet.to, &packet.message, disk);
+        self.checker
+            .sent((packet.from, life), packet.to, &packet.message, disk);
         self.network.push(packet);
     }
 
     /// Hands a packet to its receiver, unless something forbids it.
     pub fn deliver(&mut self, packet: Packet) {
-        let Packet { from, to, lives, message } = packet;
+        let Packet {
+            from,
+            to,
+            lives,
+            message,
+        } = packet;
         let known = self.nodes.get(&to).is_some_and(|node| node.raft.is_some());
         if !known || self.cut.contains(&(from, to)) {
             return;
@@ -346,8 +384,9 @@ impl Cluster {
             node.make_durable(&write);
             newest = Some(mark);
             let held = std::mem::take(&mut node.held);
-            let (ready, waiting): (Vec<_>, Vec<_>) =
-                held.into_iter().partition(|(after, _)| after.sequence <= mark.sequence);
+            let (ready, waiting): (Vec<_>, Vec<_>) = held
+                .into_iter()
+                .partition(|(after, _)| after.sequence <= mark.sequence);
             node.held = waiting;
             for (_, packet) in ready {
                 self.send(packet);
@@ -388,7 +427,10 @@ impl Cluster {
     pub fn take_snapshot(&mut self, id: NodeId) {
         let node = self.node_mut(id);
         let newest = node.snapshots.last().map_or(LogIndex(0), |s| s.applied.0);
-        let installing = node.pending.iter().any(|(_, write)| write.reset_to.is_some());
+        let installing = node
+            .pending
+            .iter()
+            .any(|(_, write)| write.reset_to.is_some());
         if node.raft.is_none() || node.store.applied.0 <= newest || installing {
             return;
         }
@@ -402,7 +444,13 @@ impl Cluster {
     pub fn propose(&mut self, id: NodeId, text: &str) -> RequestId {
         let request = self.next_request();
         let payload = EntryPayload::Command(text.as_bytes().into());
-        self.step(id, Input::Propose { id: request, payload });
+        self.step(
+            id,
+            Input::Propose {
+                id: request,
+                payload,
+            },
+        );
         request
     }
 
@@ -421,7 +469,9 @@ impl Cluster {
 
     pub fn leader(&self) -> Option<NodeId> {
         let leads = |id: &NodeId| {
-            self.status(*id).filter(|s| s.role == raft::Role::Leader).map(|s| (s.term, *id))
+            self.status(*id)
+                .filter(|s| s.role == raft::Role::Leader)
+                .map(|s| (s.term, *id))
         };
         self.nodes.keys().filter_map(leads).max().map(|(_, id)| id)
     }
@@ -487,5 +537,8 @@ pub fn founding(voters: &[u64], learners: &[u64]) -> Membership {
 
 /// A member in this life.
 pub fn member(life: u64) -> Member {
-    Member { incarnation: Incarnation(life), ..Member::default() }
+    Member {
+        incarnation: Incarnation(life),
+        ..Member::default()
+    }
 }

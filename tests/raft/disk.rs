@@ -17,7 +17,9 @@ pub struct LogImage {
 
 impl LogImage {
     pub fn last(&self) -> (LogIndex, Term) {
-        self.entries.last().map_or(self.base, |entry| (entry.index, entry.term))
+        self.entries
+            .last()
+            .map_or(self.base, |entry| (entry.index, entry.term))
     }
 
     pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
@@ -29,7 +31,10 @@ impl LogImage {
     pub fn write(&mut self, write: &LogWrite) {
         if let Some(hard_state) = write.hard_state {
             let old = self.hard_state;
-            assert!(old.term <= hard_state.term, "TermMonotone: {old:?} then {hard_state:?}");
+            assert!(
+                old.term <= hard_state.term,
+                "TermMonotone: {old:?} then {hard_state:?}"
+            );
             if old.term == hard_state.term && old.vote.is_some() {
                 assert_eq!(old.vote, hard_state.vote, "VoteMonotone in {:?}", old.term);
             }
@@ -40,15 +45,25 @@ impl LogImage {
             self.entries.clear();
         }
         if let Some(from) = write.truncate_from {
-            assert!(from <= self.last().0, "truncate from {from:?} beyond {:?}", self.last());
+            assert!(
+                from <= self.last().0,
+                "truncate from {from:?} beyond {:?}",
+                self.last()
+            );
             self.entries.retain(|entry| entry.index < from);
         }
         for entry in &write.entries {
             assert_eq!(entry.index, self.last().0.next(), "a gap in {write:?}");
             self.entries.push(entry.clone());
         }
-        assert!(self.hard_state.commit_index <= self.last().0, "commit ahead of the log");
-        assert!(self.last().1 <= self.hard_state.term, "entries ahead of the term");
+        assert!(
+            self.hard_state.commit_index <= self.last().0,
+            "commit ahead of the log"
+        );
+        assert!(
+            self.last().1 <= self.hard_state.term,
+            "entries ahead of the term"
+        );
     }
 
     pub fn purge(&mut self, through: LogIndex) {
@@ -110,7 +125,9 @@ pub type Snapshot = Store;
 pub fn hash(entry: &Entry) -> u64 {
     let (kind, bytes) = holdfast::codec::encode_payload(&entry.payload);
     let seed = mix(entry.index.0, mix(entry.term.0, u64::from(kind)));
-    bytes.iter().fold(seed, |sum, byte| mix(sum, u64::from(*byte)))
+    bytes
+        .iter()
+        .fold(seed, |sum, byte| mix(sum, u64::from(*byte)))
 }
 
 fn mix(a: u64, b: u64) -> u64 {

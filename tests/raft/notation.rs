@@ -26,7 +26,10 @@ pub fn write(write: &LogWrite) -> String {
     let mut words = Vec::new();
     if let Some(state) = write.hard_state {
         let vote = state.vote.map_or("-".to_owned(), |id| format!("{id:?}"));
-        words.push(format!("term={} vote={vote} commit={}", state.term, state.commit_index));
+        words.push(format!(
+            "term={} vote={vote} commit={}",
+            state.term, state.commit_index
+        ));
     }
     if let Some(meta) = &write.reset_to {
         words.push(format!("reset-to={}/{}", meta.term, meta.index));
@@ -42,35 +45,73 @@ pub fn write(write: &LogWrite) -> String {
 
 pub fn message(message: &Message) -> String {
     let rest = match message {
-        Message::VoteRequest { pre, last_index, last_term, transfer, .. } => {
-            let kind = if *pre { "PreVoteRequest" } else { "VoteRequest" };
+        Message::VoteRequest {
+            pre,
+            last_index,
+            last_term,
+            transfer,
+            ..
+        } => {
+            let kind = if *pre {
+                "PreVoteRequest"
+            } else {
+                "VoteRequest"
+            };
             let transfer = if *transfer { " transfer" } else { "" };
-            return format!("{kind} term={} last={last_term}/{last_index}{transfer}", message.term());
+            return format!(
+                "{kind} term={} last={last_term}/{last_index}{transfer}",
+                message.term()
+            );
         }
         Message::VoteResponse { term, pre, granted } => {
-            let kind = if *pre { "PreVoteResponse" } else { "VoteResponse" };
+            let kind = if *pre {
+                "PreVoteResponse"
+            } else {
+                "VoteResponse"
+            };
             let answer = if *granted { "granted" } else { "refused" };
             return format!("{kind} term={term} {answer}");
         }
-        Message::AppendEntries { prev_index, prev_term, entries, commit_index, .. } => {
+        Message::AppendEntries {
+            prev_index,
+            prev_term,
+            entries,
+            commit_index,
+            ..
+        } => {
             let list = self::entries(entries);
             format!("AppendEntries prev={prev_term}/{prev_index} commit={commit_index} {list}")
         }
-        Message::AppendResponse { result: AppendResult::Matched { match_index }, .. } => {
+        Message::AppendResponse {
+            result: AppendResult::Matched { match_index },
+            ..
+        } => {
             format!("AppendResponse match={match_index}")
         }
         Message::AppendResponse {
-            result: AppendResult::Rejected { prev_index, hint_index, hint_term },
+            result:
+                AppendResult::Rejected {
+                    prev_index,
+                    hint_index,
+                    hint_term,
+                },
             ..
         } => format!("AppendResponse rejected={prev_index} hint={hint_term}/{hint_index}"),
-        Message::Heartbeat { commit_index, read_context, .. } => {
+        Message::Heartbeat {
+            commit_index,
+            read_context,
+            ..
+        } => {
             format!("Heartbeat commit={commit_index} context={read_context}")
         }
         Message::HeartbeatResponse { read_context, .. } => {
             format!("HeartbeatResponse context={read_context}")
         }
         Message::InstallSnapshot { meta, .. } => {
-            format!("InstallSnapshot {}/{} {:?}", meta.term, meta.index, meta.membership)
+            format!(
+                "InstallSnapshot {}/{} {:?}",
+                meta.term, meta.index, meta.membership
+            )
         }
         Message::InstallSnapshotResponse { match_index, .. } => {
             format!("InstallSnapshotResponse match={match_index}")
@@ -88,17 +129,32 @@ pub fn message(message: &Message) -> String {
 /// An effect as a line; `None` for those a transcript shows elsewhere.
 pub fn effect(effect: &Effect) -> String {
     let after = |mark: &Option<Mark>| {
-        mark.as_ref().map_or(String::new(), |mark| format!(", after {}", self::mark(mark)))
+        mark.as_ref().map_or(String::new(), |mark| {
+            format!(", after {}", self::mark(mark))
+        })
     };
     match effect {
         Effect::Persist { mark, write } => {
             format!("persist {}: {}", self::mark(mark), self::write(write))
         }
-        Effect::Send { to, message, after: mark } => {
+        Effect::Send {
+            to,
+            message,
+            after: mark,
+        } => {
             format!("-> {to:?} {}{}", self::message(message), after(mark))
         }
-        Effect::SendFromLog { to, message, first, last, .. } => {
-            format!("-> {to:?} {} from log {first}..={last}", self::message(message))
+        Effect::SendFromLog {
+            to,
+            message,
+            first,
+            last,
+            ..
+        } => {
+            format!(
+                "-> {to:?} {} from log {first}..={last}",
+                self::message(message)
+            )
         }
         Effect::Apply { entries } => format!("apply {}", self::entries(entries)),
         Effect::RestoreSnapshot(meta) => format!("restore {}/{}", meta.term, meta.index),
@@ -120,7 +176,9 @@ pub fn effect(effect: &Effect) -> String {
 }
 
 pub fn status(status: &Status) -> String {
-    let leader = status.leader.map_or("none".to_owned(), |id| format!("{id:?}"));
+    let leader = status
+        .leader
+        .map_or("none".to_owned(), |id| format!("{id:?}"));
     let mut line = format!(
         "{:?} term={} leader={leader} last={}/{} commit={} applied={}",
         status.role,

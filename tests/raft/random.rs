@@ -90,7 +90,13 @@ impl Walk {
             faults: dice.pick(&[2, 8, 20]),
             churn: dice.pick(&[0, 5, 25]),
         };
-        Self { dice, cluster, weather, open: BTreeSet::new(), proposals: 0 }
+        Self {
+            dice,
+            cluster,
+            weather,
+            open: BTreeSet::new(),
+            proposals: 0,
+        }
     }
 
     fn rough(&mut self) {
@@ -124,7 +130,11 @@ impl Walk {
             return;
         }
         let late = self.dice.percent(self.weather.reordering);
-        let position = if late { self.dice.below(count) as usize } else { 0 };
+        let position = if late {
+            self.dice.below(count) as usize
+        } else {
+            0
+        };
         let packet = if self.dice.percent(self.weather.duplication) {
             self.cluster.network[position].clone()
         } else {
@@ -181,9 +191,16 @@ impl Walk {
             self.open.insert((id, request));
             if self.dice.percent(60) {
                 self.proposals += 1;
-                let text = format!("{:0width$}", self.proposals, width = 1 + self.dice.below(60) as usize);
+                let text = format!(
+                    "{:0width$}",
+                    self.proposals,
+                    width = 1 + self.dice.below(60) as usize
+                );
                 let payload = EntryPayload::Command(text.as_bytes().into());
-                inputs.push(Input::Propose { id: request, payload });
+                inputs.push(Input::Propose {
+                    id: request,
+                    payload,
+                });
             } else {
                 inputs.push(Input::ReadIndex { id: request });
             }
@@ -208,12 +225,24 @@ impl Walk {
         self.open.insert((id, request));
         if self.dice.percent(15) {
             let target = self.dice.percent(50).then(|| self.node());
-            self.cluster.step(id, Input::TransferLeadership { id: request, target });
+            self.cluster.step(
+                id,
+                Input::TransferLeadership {
+                    id: request,
+                    target,
+                },
+            );
             return;
         }
         let count = self.dice.pick(&[1, 1, 2, 3]);
         let changes = (0..count).map(|_| self.one_change()).collect();
-        self.cluster.step(id, Input::ChangeMembership { id: request, changes });
+        self.cluster.step(
+            id,
+            Input::ChangeMembership {
+                id: request,
+                changes,
+            },
+        );
     }
 
     fn one_change(&mut self) -> MembershipChange {
@@ -221,11 +250,17 @@ impl Walk {
         match self.dice.below(10) {
             0..3 => {
                 let life = self.cluster.node(id).life;
-                MembershipChange::AddLearner { id, member: member(life) }
+                MembershipChange::AddLearner {
+                    id,
+                    member: member(life),
+                }
             }
             3..7 => MembershipChange::Promote(id),
             7 => MembershipChange::Demote(id),
-            8 => MembershipChange::SetAddress { id, address: format!("a{}:1", self.proposals) },
+            8 => MembershipChange::SetAddress {
+                id,
+                address: format!("a{}:1", self.proposals),
+            },
             _ => MembershipChange::Remove(id),
         }
     }
@@ -320,7 +355,11 @@ impl Walk {
                 break;
             }
         }
-        assert!(done.is_some(), "Liveness: after healing\n{}", self.describe());
+        assert!(
+            done.is_some(),
+            "Liveness: after healing\n{}",
+            self.describe()
+        );
         let leader = self.cluster.leader().expect("well");
         let term = self.cluster.status(leader).expect("well").term;
         self.serve(leader);
@@ -373,7 +412,13 @@ impl Walk {
         let request = self.cluster.next_request();
         self.open.insert((leader, request));
         let payload = EntryPayload::Command(b"fresh".as_slice().into());
-        self.cluster.step(leader, Input::Propose { id: request, payload });
+        self.cluster.step(
+            leader,
+            Input::Propose {
+                id: request,
+                payload,
+            },
+        );
         let accepted = self.cluster.answers.last().cloned();
         let Some(Effect::ProposalAccepted { index, .. }) = accepted.map(|a| a.effect) else {
             panic!("Liveness: a calm leader refuses a write");
@@ -386,7 +431,10 @@ impl Walk {
                 continue;
             }
             let applied = self.cluster.node(*id).store.applied.0;
-            assert!(index <= applied, "Liveness: {id:?} applied {applied:?}, not {index:?}");
+            assert!(
+                index <= applied,
+                "Liveness: {id:?} applied {applied:?}, not {index:?}"
+            );
             let request = self.cluster.next_request();
             self.open.insert((*id, request));
             self.cluster.step(*id, Input::ReadIndex { id: request });
@@ -396,9 +444,13 @@ impl Walk {
                 self.cluster.deliver(packet);
             }
             for answer in &self.cluster.answers {
-                let refused = matches!(answer.effect, Effect::Rejected {
-                    reason: Rejection::Unconfirmed, ..
-                });
+                let refused = matches!(
+                    answer.effect,
+                    Effect::Rejected {
+                        reason: Rejection::Unconfirmed,
+                        ..
+                    }
+                );
                 assert!(!refused, "Liveness: a calm read is refused");
             }
             self.collect_answers();
@@ -431,9 +483,19 @@ fn walk(seed: u64) -> Reached {
     let status = |id| walk.cluster.status(id).expect("all are up");
     let statuses: Vec<_> = walk.cluster.ids().into_iter().map(status).collect();
     Reached {
-        commits: statuses.iter().map(|s| s.commit_index).max().unwrap_or(LogIndex(0)).0,
+        commits: statuses
+            .iter()
+            .map(|s| s.commit_index)
+            .max()
+            .unwrap_or(LogIndex(0))
+            .0,
         terms: statuses.iter().map(|s| s.term.0).max().unwrap_or(0),
-        snapshots: walk.cluster.nodes.values().filter(|n| !n.snapshots.is_empty()).count() as u64,
+        snapshots: walk
+            .cluster
+            .nodes
+            .values()
+            .filter(|n| !n.snapshots.is_empty())
+            .count() as u64,
         leaders: statuses.iter().filter(|s| s.role == Role::Leader).count() as u64,
     }
 }
@@ -444,7 +506,11 @@ fn random_walks_stay_safe_and_recover() {
         eprintln!("{:?}", walk(seed.parse().expect("a seed")));
         return;
     }
-    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse().expect("a number"));
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|n| n.parse().expect("a number"))
+    };
     let count = number("HOLDFAST_SEEDS").unwrap_or(SEEDS_DEFAULT);
     let first = number("HOLDFAST_FIRST_SEED").unwrap_or(0);
     let mut total = Reached::default();
@@ -462,5 +528,8 @@ fn random_walks_stay_safe_and_recover() {
         }
     }
     eprintln!("{count} seeds: {total:?}");
-    assert!(count < total.commits && count < total.terms, "the walks go nowhere: {total:?}");
+    assert!(
+        count < total.commits && count < total.terms,
+        "the walks go nowhere: {total:?}"
+    );
 }

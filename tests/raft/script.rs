@@ -62,12 +62,17 @@ impl<'a> Words<'a> {
     }
 
     fn number(&self, name: &str) -> Option<u64> {
-        self.named.get(name).map(|value| value.parse().expect("a number"))
+        self.named
+            .get(name)
+            .map(|value| value.parse().expect("a number"))
     }
 
     fn numbers(&self, name: &str) -> Vec<u64> {
         let list = self.named.get(name).copied().unwrap_or_default();
-        list.split(',').filter(|n| !n.is_empty()).map(|n| n.parse().expect("a number")).collect()
+        list.split(',')
+            .filter(|n| !n.is_empty())
+            .map(|n| n.parse().expect("a number"))
+            .collect()
     }
 
     fn node(&self, position: usize) -> NodeId {
@@ -75,7 +80,9 @@ impl<'a> Words<'a> {
     }
 
     fn optional_node(&self, position: usize) -> Option<NodeId> {
-        self.plain.get(position).map(|n| NodeId(n.parse().expect("a node number")))
+        self.plain
+            .get(position)
+            .map(|n| NodeId(n.parse().expect("a node number")))
     }
 
     fn route(&self) -> Option<(NodeId, NodeId)> {
@@ -144,7 +151,11 @@ impl Script {
     fn run_on_node(&mut self, command: &str, words: &Words<'_>) {
         let cluster = self.cluster.as_mut().expect("`cluster` comes first");
         let manual = words.has("manual");
-        let count = words.plain.get(1).and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+        let count = words
+            .plain
+            .get(1)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(usize::MAX);
         match command {
             "disk" => cluster.node_mut(words.node(0)).disk_is_manual = manual,
             "store" => cluster.node_mut(words.node(0)).store_is_manual = manual,
@@ -191,7 +202,11 @@ impl Script {
         let (mut taken, mut kept) = (Vec::new(), Vec::new());
         for packet in std::mem::take(&mut cluster.network) {
             let fits = route.is_none_or(|route| route == (packet.from, packet.to));
-            if fits && (taken.len() as u64) < max { taken.push(packet) } else { kept.push(packet) }
+            if fits && (taken.len() as u64) < max {
+                taken.push(packet)
+            } else {
+                kept.push(packet)
+            }
         }
         cluster.network = kept;
         match command {
@@ -255,13 +270,19 @@ impl Script {
     }
 
     fn statuses(&mut self, words: &Words<'_>) -> String {
-        let chosen: Vec<NodeId> =
-            words.plain.iter().filter_map(|n| n.parse().ok()).map(NodeId).collect();
+        let chosen: Vec<NodeId> = words
+            .plain
+            .iter()
+            .filter_map(|n| n.parse().ok())
+            .map(NodeId)
+            .collect();
         let cluster = self.cluster();
         let mut text = String::new();
         for id in cluster.ids() {
             if chosen.is_empty() || chosen.contains(&id) {
-                let line = cluster.status(id).map_or("down".to_owned(), |s| notation::status(&s));
+                let line = cluster
+                    .status(id)
+                    .map_or("down".to_owned(), |s| notation::status(&s));
                 writeln!(text, "{id:?} {line}").expect("into memory");
             }
         }
@@ -300,11 +321,19 @@ fn changes(words: &Words<'_>) -> Vec<MembershipChange> {
     let mut changes = Vec::new();
     for (name, life) in [("add", 1), ("replace", 2)] {
         for id in words.numbers(name).into_iter().map(NodeId) {
-            changes.push(MembershipChange::AddLearner { id, member: member(life) });
+            changes.push(MembershipChange::AddLearner {
+                id,
+                member: member(life),
+            });
         }
     }
     let all = |name: &str, change: fn(NodeId) -> MembershipChange| {
-        words.numbers(name).into_iter().map(NodeId).map(change).collect::<Vec<_>>()
+        words
+            .numbers(name)
+            .into_iter()
+            .map(NodeId)
+            .map(change)
+            .collect::<Vec<_>>()
     };
     changes.extend(all("promote", MembershipChange::Promote));
     changes.extend(all("demote", MembershipChange::Demote));
@@ -314,15 +343,27 @@ fn changes(words: &Words<'_>) -> Vec<MembershipChange> {
 
 /// `inject FROM->TO KIND term=… …`: a message nobody sent, or sent long ago.
 fn parse_message(words: &Words<'_>) -> Message {
-    let kind = words.plain.iter().find(|word| !word.contains("->")).expect("a kind");
+    let kind = words
+        .plain
+        .iter()
+        .find(|word| !word.contains("->"))
+        .expect("a kind");
     let number = |name: &str| words.number(name).unwrap_or(0);
     let index = |name: &str| LogIndex(number(name));
     let term = Term(number("term"));
     let granted = words.has("granted");
     let read_context = number("context");
     match *kind {
-        "pre-vote-response" => Message::VoteResponse { term, pre: true, granted },
-        "vote-response" => Message::VoteResponse { term, pre: false, granted },
+        "pre-vote-response" => Message::VoteResponse {
+            term,
+            pre: true,
+            granted,
+        },
+        "vote-response" => Message::VoteResponse {
+            term,
+            pre: false,
+            granted,
+        },
         "pre-vote-request" | "vote-request" => Message::VoteRequest {
             term,
             pre: *kind == "pre-vote-request",
@@ -330,11 +371,17 @@ fn parse_message(words: &Words<'_>) -> Message {
             last_term: Term(number("last-term")),
             transfer: false,
         },
-        "heartbeat" => Message::Heartbeat { term, commit_index: index("commit"), read_context },
+        "heartbeat" => Message::Heartbeat {
+            term,
+            commit_index: index("commit"),
+            read_context,
+        },
         "heartbeat-response" => Message::HeartbeatResponse { term, read_context },
         "match" => Message::AppendResponse {
             term,
-            result: AppendResult::Matched { match_index: index("index") },
+            result: AppendResult::Matched {
+                match_index: index("index"),
+            },
             read_context,
         },
         "reject" => Message::AppendResponse {
@@ -371,10 +418,15 @@ fn parse_message(words: &Words<'_>) -> Message {
             },
         },
         "timeout-now" => Message::TimeoutNow { term },
-        "read-request" => Message::ReadIndexRequest { term, context: read_context },
-        "read-response" => {
-            Message::ReadIndexResponse { term, context: read_context, index: Some(index("index")) }
-        }
+        "read-request" => Message::ReadIndexRequest {
+            term,
+            context: read_context,
+        },
+        "read-response" => Message::ReadIndexResponse {
+            term,
+            context: read_context,
+            index: Some(index("index")),
+        },
         _ => panic!("unknown message `{kind}`"),
     }
 }

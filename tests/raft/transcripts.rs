@@ -50,13 +50,20 @@ fn transcripts_tell_what_happens() {
     paths.sort();
     let only = std::env::var("HOLDFAST_TRANSCRIPT").unwrap_or_default();
     let mut different = Vec::new();
-    for path in paths.iter().filter(|path| path.to_string_lossy().contains(&only)) {
+    for path in paths
+        .iter()
+        .filter(|path| path.to_string_lossy().contains(&only))
+    {
         eprintln!("playing {}", path.display());
         let (written, played) = play(path);
         if std::env::var_os("UPDATE").is_some() {
             fs::write(path, played).expect("the transcript is writable");
         } else if written != played {
-            let line = written.lines().zip(played.lines()).take_while(|(a, b)| a == b).count();
+            let line = written
+                .lines()
+                .zip(played.lines())
+                .take_while(|(a, b)| a == b)
+                .count();
             different.push(format!(
                 "{}:{}\n  written: {}\n  played:  {}",
                 path.display(),
@@ -67,5 +74,9 @@ fn transcripts_tell_what_happens() {
         }
     }
     assert!(!paths.is_empty(), "no transcript found");
-    assert!(different.is_empty(), "UPDATE=1 if intended:\n{}", different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "UPDATE=1 if intended:\n{}",
+        different.join("\n")
+    );
 }
