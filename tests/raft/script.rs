@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! cluster voters=1,2,3 learners=4 joiners=5 [trailing=N] [window=N] [cache=BYTES]
+//!         [invented]        (messages are made up: the checker looks away)
 //! elect 1                   time out, deliver everything until 1 leads (silent)
 //! timeout 1                 let its deadline come and tick it
 //! advance 50                move the clock; `advance 50 tick` ticks all that are due
@@ -105,6 +106,7 @@ impl Script {
         if command == "cluster" {
             self.cluster = Some(new_cluster(&words));
             self.cluster().trace.clear();
+            self.cluster().checker.is_off = words.has("invented");
             return self.statuses(&words);
         }
         let silent = matches!(command, "elect" | "settle" | "status" | "log");
@@ -113,8 +115,7 @@ impl Script {
         match command {
             "log" => self.log(words.node(0)),
             _ if silent => self.statuses(&words),
-            _ if trace.is_empty() => "nothing\n".to_owned(),
-            _ => trace.join("\n") + "\n",
+            _ => trace.iter().map(|line| format!("{line}\n")).collect(),
         }
     }
 
@@ -176,6 +177,7 @@ impl Script {
                 cluster.step(words.node(0), Input::ChangeMembership { id, changes });
             }
             "snapshot" => cluster.take_snapshot(words.node(0)),
+            "stream" if cluster.streams.is_empty() => cluster.trace.push("no stream".to_owned()),
             "stream" => cluster.finish_stream(0, !words.has("fail")),
             "crash" => {
                 let survivors = words.number("survivors").unwrap_or(0) as usize;
