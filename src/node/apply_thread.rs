@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use crate::physical::PhysicalError;
 use crate::store::{Store, View};
 use crate::types::{Entry, LogIndex, Outcome, SnapshotMeta};
 
@@ -33,10 +32,11 @@ pub(super) enum ApplyCommand {
     },
     /// The snapshotter is free again.
     SnapshotEnded,
+    /// The raft thread has ended: nothing follows.
+    Stop,
 }
 
-/// Everything the thread owns. It ends when the sending side is dropped and
-/// gives the store back.
+/// Everything the thread owns; it gives the store back when it ends.
 pub(super) struct ApplyThread {
     pub store: Store,
     pub board: Arc<Board>,
@@ -53,18 +53,32 @@ pub(super) struct ApplyThread {
 pub(super) struct ApplyState {
     /// End of the newest durable snapshot, or of the last one begun: a failed
     /// one is tried again only after as many entries.
-    pub snapshot_index: LogIndex,
+    snapshot_index: LogIndex,
     /// Entry bytes applied since the last snapshot was begun.
-    pub bytes_since: u64,
+    bytes_since: u64,
     snapshotting: bool,
+    stopping: bool,
     reads: BTreeMap<LogIndex, Vec<ReadReply>>,
     /// Answers due once the picture is published.
     answers: Vec<(ProposalReply, Outcome)>,
 }
 
+impl ApplyState {
+    /// After the newest snapshot on disk.
+    pub fn after(snapshot_index: LogIndex) -> Self {
+        Self {
+            snapshot_index,
+            ..Self::default()
+        }
+    }
+}
+
 impl ApplyThread {
     pub fn run(mut self) -> Store {
-        while let Ok(first) = self.commands.recv() {
+        while !self.state.stopping {
+            let Ok(first) = self.commands.recv() else {
+                break;
+            };
             let mut next = Some(first);
             let mut count = 0;
             while let Some(command) = next {
@@ -92,6 +106,7 @@ impl ApplyThread {
                 self.state.reads.entry(index).or_default().extend(replies);
             }
             ApplyCommand::SnapshotEnded => self.state.snapshotting = false,
+            ApplyCommand::Stop => self.state.stopping = true,
         }
         Ok(())
     }
@@ -159,23 +174,13 @@ impl ApplyThread {
         let entries = applied.0.saturating_sub(self.state.snapshot_index.0);
         let due = entries >= self.thresholds.entries
             || (entries > 0 && self.state.bytes_since >= self.thresholds.bytes);
-        if !due || self.state.snapshotting {
+        if !due || self.state.snapshotting || self.state.stopping {
             return;
         }
         if self.snapshotter.send(self.store.view()).is_ok() {
             self.state.snapshotting = true;
             self.state.snapshot_index = applied;
             self.state.bytes_since = 0;
-        }
-    }
-}
-
-impl Drop for ApplyState {
-    fn drop(&mut self) {
-        for replies in std::mem::take(&mut self.reads).into_values() {
-            for reply in replies {
-                let _ = reply.send(Err(PhysicalError::NotRunning));
-            }
         }
     }
 }

@@ -96,9 +96,10 @@ impl Driver {
         }
     }
 
-    /// Carries out the effects of the core's creation.
-    pub fn begin<P: Ports>(&mut self, effects: Vec<Effect>, ports: &mut P) {
-        for effect in effects {
+    /// Carries out what a core wants before any input: the membership it
+    /// recovered is announced.
+    pub fn begin<P: Ports>(&mut self, now: Millis, ports: &mut P) {
+        for effect in self.raft.step_all(now, []) {
             self.perform(effect, ports);
         }
     }

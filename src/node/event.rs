@@ -284,10 +284,12 @@ pub(super) struct OrderedProposal {
 pub(super) fn refusal(rejection: Rejection) -> PhysicalError {
     match rejection {
         Rejection::NotLeader { .. } => PhysicalError::NotLeader,
-        Rejection::Busy { .. } => PhysicalError::Busy,
-        Rejection::InvalidChange(reason) => PhysicalError::Refused { reason },
+        // Nothing was begun: the caller may simply try again.
+        Rejection::Busy { .. } | Rejection::ChangeInProgress => PhysicalError::Busy,
+        Rejection::InvalidChange(reason) | Rejection::InvalidTarget(reason) => {
+            PhysicalError::Refused { reason }
+        }
         Rejection::Transferring
-        | Rejection::ChangeInProgress
         | Rejection::Unconfirmed
         | Rejection::Removed => PhysicalError::Unavailable {
             reason: rejection.to_string(),

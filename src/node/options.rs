@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
 use crate::types::Millis;
 use crate::wal::WalOptions;
@@ -14,6 +16,8 @@ use super::failure::{FailureHook, exit_on_failure};
 pub struct NodeOptions {
     /// The data directory; `None` keeps everything in memory.
     pub path: Option<PathBuf>,
+    /// The file system; `None`: the real one, or memory without a path.
+    pub disk: Option<Arc<dyn Disk>>,
     /// The configured `node_id`.
     pub node_id: String,
     /// Where to accept peers.
@@ -26,6 +30,9 @@ pub struct NodeOptions {
     pub timings: Timings,
     /// When to write a snapshot.
     pub snapshot: SnapshotThresholds,
+    /// Entries kept in the log before the newest snapshot, for followers that
+    /// were briefly away.
+    pub trailing_entries: u64,
     /// Promotion policy until another is set.
     pub autopilot: AutopilotConfig,
     /// The log's own options.
@@ -45,12 +52,14 @@ impl NodeOptions {
     ) -> Self {
         Self {
             path: None,
+            disk: None,
             node_id: node_id.into(),
             cluster_listen,
             cluster_address: cluster_address.into(),
             api_address: api_address.into(),
             timings: Timings::default(),
             snapshot: SnapshotThresholds::default(),
+            trailing_entries: TRAILING_ENTRIES,
             autopilot: AutopilotConfig::default(),
             wal: WalOptions::default(),
             on_failure: exit_on_failure(),
@@ -83,6 +92,15 @@ impl Default for Timings {
 }
 
 impl Timings {
+    /// For a node that is its own quorum: nobody to wait for.
+    pub(super) fn alone() -> Self {
+        Self {
+            heartbeat: Millis(50),
+            election_min: Millis(100),
+            election_max: Millis(200),
+        }
+    }
+
     /// The default times stretched by a configured `performance_multiplier`;
     /// 0 means unset, as OpenBao has it.
     #[must_use]
@@ -114,3 +132,6 @@ impl Default for SnapshotThresholds {
         }
     }
 }
+
+/// As long as what snapshots are taken for.
+const TRAILING_ENTRIES: u64 = 8192;

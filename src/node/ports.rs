@@ -48,6 +48,13 @@ impl RuntimePorts {
     }
 }
 
+impl Drop for RuntimePorts {
+    /// However the raft thread ends, the apply thread must not wait for more.
+    fn drop(&mut self) {
+        let _ = self.apply.send(ApplyCommand::Stop);
+    }
+}
+
 /// Everyone waiting for the core or for an index.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -82,11 +89,6 @@ impl Pending {
         let id = self.next_request();
         self.rounds.insert(id, replies);
         id
-    }
-
-    /// Rounds not answered yet.
-    pub fn round_count(&self) -> usize {
-        self.rounds.len()
     }
 
     /// Names a transfer.
@@ -191,8 +193,8 @@ impl driver::Network for RuntimePorts {
         self.peers.stream_snapshot(to);
     }
 
-    fn set_members(&mut self, _index: LogIndex, membership: Arc<Membership>) {
-        self.peers.set_members(membership);
+    fn set_members(&mut self, index: LogIndex, membership: Arc<Membership>) {
+        self.peers.set_members(index, &membership);
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use crate::membership::autopilot::{self, AutopilotConfig, Stability};
 use crate::physical::Leadership;
-use crate::raft::{Effect, Input, Role, Status};
-use crate::types::{LogIndex, MembershipChange, Millis, NodeId};
+use crate::raft::{Input, Role, Status};
+use crate::types::{LogIndex, MembershipChange, Millis};
 
 use super::driver::Driver;
 use super::event::{Event, EventSender, Proposal, ReadReply};
@@ -34,14 +34,13 @@ impl Clock {
 
 /// Everything the thread owns.
 pub(super) struct RaftThread {
-    pub id: NodeId,
     pub clock: Clock,
     pub driver: Driver,
     pub ports: RuntimePorts,
     pub events: Receiver<Event>,
     pub sender: EventSender,
     pub status: Arc<StatusBoard>,
-    pub leadership: watch::Sender<Leadership>,
+    pub leadership: Arc<watch::Sender<Leadership>>,
     pub policy: Policy,
     pub progress: Progress,
 }
@@ -56,9 +55,7 @@ pub(super) struct Policy {
 /// What the thread keeps between batches.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// Of the core's creation.
-    pub first_effects: Vec<Effect>,
-    /// Reads waiting for the next round.
+    /// Reads of this batch.
     collecting: Vec<ReadReply>,
     /// Last position the core was told of.
     applied: LogIndex,
@@ -71,9 +68,9 @@ pub(super) struct Progress {
 impl RaftThread {
     pub fn run(mut self) {
         self.progress.applied = self.ports.board.applied();
-        let effects = std::mem::take(&mut self.progress.first_effects);
-        self.driver.begin(effects, &mut self.ports);
-        self.publish(self.clock.now());
+        let now = self.clock.now();
+        self.driver.begin(now, &mut self.ports);
+        self.publish(now);
         while !self.progress.stopping && self.ports.failure.error().is_none() {
             self.batch();
         }
@@ -176,11 +173,9 @@ impl RaftThread {
         }
     }
 
-    /// One round of confirmation serves all reads that arrived before it.
+    /// One request to the core serves all reads of a batch.
     fn begin_reads(&mut self) {
-        if self.progress.collecting.is_empty()
-            || self.ports.pending.round_count() >= READ_ROUNDS_MAX
-        {
+        if self.progress.collecting.is_empty() {
             return;
         }
         let replies = std::mem::take(&mut self.progress.collecting);
@@ -287,8 +282,6 @@ fn leads(status: &Status) -> bool {
 
 /// Events handled before their effects are carried out, at most.
 const BATCH_EVENTS_MAX: usize = 512;
-/// Read confirmations under way, at most; later reads gather meanwhile.
-const READ_ROUNDS_MAX: usize = 4;
 /// How old a published status may be while nothing important changes.
 const STATUS_INTERVAL: Millis = Millis(50);
 /// How often the leader looks at the members.

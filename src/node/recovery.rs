@@ -48,7 +48,7 @@ pub(super) fn recover(
     snapshots: &Snapshots,
     store: &mut Store,
 ) -> Result<Option<Recovery>, NodeError> {
-    let opened = Wal::open(Arc::clone(disk), directory, None, options.clone());
+    let opened = Wal::open(Arc::clone(disk), directory, None, *options);
     let (mut wal, opened) = match opened {
         Ok(opened) => opened,
         Err(WalError::Missing(_)) => return Ok(None),
@@ -62,17 +62,17 @@ pub(super) fn recover(
     }
     let Opened {
         mut hard_state,
-        snapshot: reset,
+        base,
         mut entries,
         verdict,
+        ..
     } = opened;
     if let Verdict::TornTail { .. } = verdict {
         tracing::warn!(?verdict, "the log ended in an unfinished write");
     }
-    let log_begin = reset.map_or(LogIndex(0), |(index, _)| index);
-    let snapshot = load_snapshot(snapshots, store, &entries, log_begin)?;
+    let snapshot = load_snapshot(snapshots, store, base.0)?;
     if let Some(meta) = &snapshot
-        && !contains(&entries, reset, meta)
+        && !contains(&entries, base, meta)
     {
         // The log does not know this snapshot: it was received, published, and
         // the crash came before its record.
@@ -80,7 +80,7 @@ pub(super) fn recover(
         entries.clear();
     }
     let last_index = entries.last().map_or_else(
-        || snapshot.as_ref().map_or(log_begin, |meta| meta.index),
+        || snapshot.as_ref().map_or(base.0, |meta| meta.index),
         |entry| entry.index,
     );
     if hard_state.commit_index > last_index {
@@ -110,13 +110,9 @@ pub(super) fn recover(
 fn load_snapshot(
     snapshots: &Snapshots,
     store: &mut Store,
-    entries: &[Entry],
-    log_begin: LogIndex,
+    base: LogIndex,
 ) -> Result<Option<SnapshotMeta>, NodeError> {
-    let first = entries
-        .first()
-        .map_or(log_begin.next(), |entry| entry.index)
-        .max(log_begin.next());
+    let first = base.next();
     let mut broken = None;
     for info in snapshots.newest_first() {
         let meta = info.meta.clone();
@@ -130,7 +126,9 @@ fn load_snapshot(
             Ok(_empty) => return Ok(Some(meta)),
             Err(error) if error.is_damage() => {
                 broken = Some(chain(&error));
-                snapshots.set_aside(&info, &chain(&error))?;
+                snapshots
+                    .set_aside(&info, error)
+                    .map_err(NodeError::Snapshots)?;
             }
             Err(error) => return Err(NodeError::Load(chain(&error))),
         }
@@ -145,18 +143,17 @@ fn load_snapshot(
 }
 
 /// Whether the log holds the snapshot's last entry, or begins right after it.
-fn contains(entries: &[Entry], reset: Option<(LogIndex, Term)>, meta: &SnapshotMeta) -> bool {
-    if reset == Some((meta.index, meta.term)) {
+fn contains(entries: &[Entry], base: (LogIndex, Term), meta: &SnapshotMeta) -> bool {
+    if base == (meta.index, meta.term) {
         return true;
     }
-    match entries.first() {
-        // Purged up to here: this node's own snapshot.
-        Some(first) if first.index == meta.index.next() => reset.is_none_or(|r| r.0 <= meta.index),
-        Some(first) if first.index <= meta.index => entries
-            .get(usize::try_from(meta.index.0 - first.index.0).unwrap_or(usize::MAX))
-            .is_some_and(|entry| entry.term == meta.term),
-        _ => false,
-    }
+    let Some(offset) = meta.index.0.checked_sub(base.0.0 + 1) else {
+        return false;
+    };
+    usize::try_from(offset)
+        .ok()
+        .and_then(|offset| entries.get(offset))
+        .is_some_and(|entry| entry.term == meta.term)
 }
 
 fn redo_reset(

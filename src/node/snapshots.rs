@@ -150,6 +150,23 @@ impl Snapshots {
         Ok(store.restore_from(reader, &info.meta, &info.state)?)
     }
 
+    /// Renames a snapshot that does not verify, so that nobody takes it for one
+    /// again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn set_aside(&self, info: &SnapshotInfo, error: LoadError) -> Result<(), SnapshotError> {
+        let error = match error {
+            LoadError::Unreadable(RestoreError::Records(error)) => error,
+            _ => SnapshotError::Damaged {
+                path: info.path.clone(),
+                offset: 0,
+                reason: "it holds another number of records than it says",
+            },
+        };
+        self.directory.set_aside(info, &error)
+    }
+
     /// Writes a picture, verified and durable, and removes what is older than
     /// the one before it.
     ///
