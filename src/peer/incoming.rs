@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dial::{PeerStream, accept_tls};
 use super::frame::{self, FrameError, FrameKind, PAYLOAD_BYTES_MAX};
-use super::hello::{Goodbye, GreetingError, Hello, Printable, send, send_goodbye};
+use super::hello::{Goodbye, GreetingError, Hello, Printable, decode_goodbye, send, send_goodbye};
 use super::outgoing::chain;
 use super::shared::Shared;
 use super::snapshot_receive;
@@ -110,6 +110,8 @@ enum ListenEnd {
     Read(#[source] FrameError),
     #[error("decode what the peer sent")]
     Decode(#[source] CodecError),
+    #[error("the peer said goodbye: {0}")]
+    Goodbye(Goodbye),
     #[error("the peer sent an unexpected {0:?}")]
     Unexpected(FrameKind),
     #[error("the peer was silent for {0:?}")]
@@ -160,6 +162,7 @@ async fn deliver(shared: &Shared, stream: &mut BufReader<PeerStream>, hello: &He
                     Err(_) => return ListenEnd::Silent(patience),
                 }
             }
+            FrameKind::Goodbye => return ListenEnd::Goodbye(decode_goodbye(&frame.payload)),
             other => return ListenEnd::Unexpected(other),
         }
     }

@@ -37,3 +37,6 @@ pub use snapshot::{
 pub use snapshot_send::SnapshotSendError;
 pub use tls::{PeerTls, Service, TlsError, generate_keyring};
 pub use transport::{Handler, PeerState, Timing, Transport, TransportError, TransportOptions};
+
+#[cfg(test)]
+mod tests;

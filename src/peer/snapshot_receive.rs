@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,13 @@ use crate::codec;
 /// How often the sender hears of this side.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a goodbye may take to be heard.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Serves one inbound stream to its end.
 pub(super) async fn receive(shared: &Arc<Shared>, stream: PeerStream, hello: &Hello) {
     let stop = take_over(shared);
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let patience = shared.options.timing.snapshot_patience;
     let outcome = tokio::select! {
         () = stop.cancelled() => Err(StreamEnd::Said(Goodbye::Superseded)),
         outcome = exchange(shared, &mut reader, &mut writer, hello) => outcome,
@@ -37,12 +39,23 @@ pub(super) async fn receive(shared: &Arc<Shared>, stream: PeerStream, hello: &He
         Ok(()) => tracing::info!(peer = %hello.node, "snapshot received and staged"),
         Err(StreamEnd::Said(goodbye)) => {
             tracing::info!(peer = %hello.node, %goodbye, "snapshot not received");
-            let _ = timeout(patience, send_goodbye(&mut writer, &goodbye)).await;
+            let parting = async {
+                send_goodbye(&mut writer, &goodbye).await;
+                drain(&mut reader).await;
+            };
+            let _ = timeout(PARTING, parting).await;
         }
         Err(StreamEnd::Lost(error)) => {
             tracing::info!(peer = %hello.node, %error, "snapshot stream was cut");
         }
     }
+}
+
+/// Reads what is still on its way: closing a connection with unread bytes in
+/// it resets it, and the goodbye would be lost.
+async fn drain(reader: &mut ReadHalf<PeerStream>) {
+    let mut discarded = vec![0; 64 << 10];
+    while matches!(reader.read(&mut discarded).await, Ok(read) if read != 0) {}
 }
 
 /// Why a stream ended without a staged snapshot.
@@ -85,10 +98,7 @@ async fn exchange(
     let mut staging = open_sink(shared, hello, &offer, patience).await?;
     let wanted = staging.held();
     let answer = wanted.to_le_bytes();
-    timeout(patience, send(writer, FrameKind::SnapshotWanted, &answer))
-        .await
-        .map_err(|_| protocol("the offset was not taken"))?
-        .map_err(|error| StreamEnd::Lost(FrameError::Io(error)))?;
+    tell(writer, FrameKind::SnapshotWanted, &answer, patience).await?;
 
     let progress = Arc::clone(&staging.progress);
     let taking = async {
@@ -103,15 +113,21 @@ async fn exchange(
             outcome = &mut taking => break outcome,
             _ = ticks.tick() => {
                 let held = progress.load(Ordering::Relaxed).to_le_bytes();
-                // A sender that cannot be told is noticed by reading.
-                let telling = send(writer, FrameKind::SnapshotProgress, &held);
-                let _ = timeout(PROGRESS_INTERVAL, telling).await;
+                tell(writer, FrameKind::SnapshotProgress, &held, patience).await?;
             }
         }
     };
     outcome?;
-    let telling = send(writer, FrameKind::SnapshotStaged, &[]);
-    match timeout(patience, telling).await {
+    tell(writer, FrameKind::SnapshotStaged, &[], patience).await
+}
+
+async fn tell(
+    writer: &mut WriteHalf<PeerStream>,
+    kind: FrameKind,
+    payload: &[u8],
+    patience: Duration,
+) -> Result<(), StreamEnd> {
+    match timeout(patience, send(writer, kind, payload)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(StreamEnd::Lost(FrameError::Io(error))),
         Err(_) => Err(StreamEnd::Lost(FrameError::Closed)),
@@ -156,7 +172,8 @@ async fn open_sink(
     let progress = Arc::new(AtomicU64::new(0));
     let (shared, from, offer) = (Arc::clone(shared), hello.node, offer.clone());
     let written = Arc::clone(&progress);
-    tokio::task::spawn_blocking(move || {
+    let tasks = shared.tasks.clone();
+    tasks.spawn_blocking(move || {
         let _slot = slot;
         match shared.handler.snapshot(from, &offer) {
             Ok(sink) if sink.held() <= offer.bytes => {

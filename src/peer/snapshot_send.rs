@@ -20,6 +20,9 @@ use super::tls::Service;
 use crate::codec;
 use crate::types::NodeId;
 
+/// How long to listen for a goodbye after a failed write.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Attempts in a row that move the stream no further, at most.
 const FRUITLESS_ATTEMPTS_MAX: u32 = 4;
 
@@ -168,17 +171,21 @@ async fn attempt(
     let wanted = incoming.wanted(&offer).await?;
     *reached = wanted;
     outgoing.sent = wanted;
-    let chunks = read_ahead(source, &offer, wanted);
+    let chunks = read_ahead(shared, source, &offer, wanted);
     let rate = shared.options.snapshot_bytes_per_second;
-    // The receiver's word ends it either way; the chunks must not be waited
-    // for when it says goodbye in the middle.
-    let sending = async {
-        outgoing.stream(chunks, rate).await?;
-        std::future::pending().await
+    let staged = incoming.staged(reached);
+    tokio::pin!(staged);
+    let cut = tokio::select! {
+        outcome = &mut staged => return outcome,
+        cut = outgoing.stream(chunks, rate) => cut,
     };
-    tokio::select! {
-        outcome = incoming.staged(reached) => outcome,
-        outcome = sending => outcome,
+    match cut {
+        Ok(()) => staged.await,
+        // A peer that gives up says why before it closes.
+        Err(cut) => match timeout(LAST_WORDS, staged).await {
+            Ok(Err(refused @ SnapshotSendError::Refused { .. })) => Err(refused),
+            _ => Err(cut),
+        },
     }
 }
 
@@ -298,13 +305,14 @@ impl Incoming {
 
 /// Reads the file on a blocking thread, a few chunks ahead of the network.
 fn read_ahead(
+    shared: &Shared,
     source: &Arc<dyn SnapshotSource>,
     offer: &SnapshotOffer,
     from: u64,
 ) -> mpsc::Receiver<Result<Vec<u8>, SnapshotSendError>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let (source, end) = (Arc::clone(source), offer.bytes);
-    tokio::task::spawn_blocking(move || {
+    shared.tasks.spawn_blocking(move || {
         let mut offset = from;
         while offset < end {
             let length = usize::try_from(end - offset).map_or(CHUNK_BYTES, |l| l.min(CHUNK_BYTES));

@@ -17,7 +17,7 @@ use super::incoming;
 use super::shared::Shared;
 use super::snapshot::{SinkError, SnapshotOffer, SnapshotSink, SnapshotSource};
 use super::snapshot_send::{self, SnapshotSendError};
-use super::tls::{PeerTls, Service};
+use super::tls::{PeerTls, Service, TlsError};
 use crate::raft::message::Message;
 use crate::types::{LogIndex, Member, NodeId};
 
@@ -238,6 +238,21 @@ impl Transport {
     /// Changes what this node says of itself, from the next greeting on.
     pub fn set_own(&self, own: Hello) {
         self.shared.set_own(own);
+    }
+
+    /// Uses another keyring from the next handshake on; connections that stand
+    /// stay.
+    ///
+    /// # Errors
+    /// The keyring cannot be used; the present one stays.
+    pub fn replace_keyring(&self, json: &[u8]) -> Result<(), TlsError> {
+        self.shared.tls.replace(json)
+    }
+
+    /// Forgets the keyring and ends every raft connection: the node is sealed.
+    pub fn clear_keyring(&self) {
+        self.shared.tls.clear();
+        self.shared.disconnect();
     }
 
     /// How it goes with each peer.

@@ -32,7 +32,8 @@ pub struct Config {
     /// Entries kept in the log before a new snapshot, so that a follower that
     /// was briefly away needs no snapshot.
     pub trailing_entries: u64,
-    /// Seed of the election timeouts.
+    /// Seed of the election timeouts and of the names of forwarded reads: must
+    /// differ between starts of a node, or late answers could be mistaken.
     pub seed: u64,
 }
 

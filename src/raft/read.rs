@@ -46,7 +46,9 @@ struct Forward {
 pub(super) struct Reads {
     /// Names rounds; every append and heartbeat carries the newest.
     context: u64,
-    /// Names forwards.
+    /// Names forwards. A term outlives a process that only follows in it, so a
+    /// counter from 0 would let an answer to a former life confirm a read of
+    /// this one: it starts at a number drawn for this life.
     forwards: u64,
     waiting: Vec<Waiting>,
     round: Option<Round>,
@@ -54,6 +56,14 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// `first_forward` must differ between lives of a process.
+    pub(super) fn new(first_forward: u64) -> Self {
+        Self {
+            forwards: first_forward,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn context(&self) -> u64 {
         self.context
     }
@@ -169,7 +179,7 @@ impl Raft {
 
     fn forward_reads(&mut self) {
         if self.reads.forward.is_none() && !self.reads.waiting.is_empty() {
-            self.reads.forwards += 1;
+            self.reads.forwards = self.reads.forwards.wrapping_add(1);
             let reads = mem::take(&mut self.reads.waiting);
             self.reads.forward = Some(Forward {
                 context: self.reads.forwards,

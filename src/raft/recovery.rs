@@ -71,9 +71,11 @@ impl Raft {
             .max(log.snapshot().index)
             .max(applied_index);
         log.start_at(commit, applied_index);
+        let mut rng = SplitMix64::new(config.seed ^ config.id.0);
+        let reads = Reads::new(rng.next());
         let mut raft = Self {
             now,
-            rng: SplitMix64::new(config.seed ^ config.id.0),
+            rng,
             term: hard_state.term,
             vote: hard_state.vote,
             state: State::Follower,
@@ -90,7 +92,7 @@ impl Raft {
             removed: false,
             durability: Durability::new(hard_state),
             streams: BTreeMap::new(),
-            reads: Reads::default(),
+            reads,
             outbox: Outbox::default(),
             config,
         };
