@@ -58,6 +58,19 @@ struct Applied {
 /// A snapshot whose parts contradict each other. The store is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError<E> {
+    /// A newer program wrote it; this one could execute what follows
+    /// differently from its peers.
+    #[error(
+        "snapshot at index {index} is of state machine version {found}, this program knows {known}"
+    )]
+    Version {
+        /// The snapshot.
+        index: LogIndex,
+        /// Its version.
+        found: u16,
+        /// The newest known here.
+        known: u16,
+    },
     /// Reading the records failed.
     #[error("read snapshot records")]
     Records(#[source] E),
@@ -131,13 +144,21 @@ impl Store {
     /// to be dropped where nobody waits.
     ///
     /// # Errors
-    /// A record that could not be read, or counts that differ from `header`.
+    /// A newer state machine, a record that could not be read, or counts that
+    /// differ from `header`.
     pub fn restore_from<E>(
         &mut self,
         records: impl IntoIterator<Item = Result<Record, E>>,
         meta: &SnapshotMeta,
         header: &StateHeader,
     ) -> Result<Store, RestoreError<E>> {
+        if STATE_MACHINE_VERSION < header.state_machine_version {
+            return Err(RestoreError::Version {
+                index: meta.index,
+                found: header.state_machine_version,
+                known: STATE_MACHINE_VERSION,
+            });
+        }
         let mut entries = Entries::default();
         let mut staged = Entries::default();
         for record in records {

@@ -307,6 +307,7 @@ fn restore_begun_anew_discards_what_was_gathered() {
     assert_eq!(
         applier.store.view().header(),
         StateHeader {
+            state_machine_version: STATE_MACHINE_VERSION,
             restore_epoch: 0,
             restore: Some(RestoreProgress {
                 id: 6,
@@ -320,7 +321,7 @@ fn restore_begun_anew_discards_what_was_gathered() {
         applier.restore(RestoreStep::Abort { id: 6 }),
         Outcome::Applied
     );
-    assert_eq!(applier.store.view().header(), StateHeader::default());
+    assert_eq!(applier.store.view().header().restore, None);
 }
 
 #[test]
@@ -362,6 +363,20 @@ fn restore_from_with_wrong_counts_keeps_the_old_state() {
         Err(RestoreError::Count { entries: 1, .. })
     ));
     assert_eq!(target.store.view().list(""), ["kept"]);
+}
+
+#[test]
+fn restore_from_a_newer_state_machine_is_refused() {
+    let header = StateHeader {
+        state_machine_version: STATE_MACHINE_VERSION + 1,
+        ..StateHeader::default()
+    };
+    let none = std::iter::empty::<Result<Record, Infallible>>();
+    let refused = Store::new().restore_from(none, &SnapshotMeta::default(), &header);
+    assert!(matches!(
+        refused.map(|_| ()),
+        Err(RestoreError::Version { .. })
+    ));
 }
 
 /// What the store should do, on a plain map and without cleverness.

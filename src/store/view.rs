@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::types::{LogIndex, Membership, Record, SnapshotMeta, StateHeader, Term};
 
-use super::Applied;
 use super::entries::{Entries, Scan};
 use super::restore::Shadow;
+use super::{Applied, STATE_MACHINE_VERSION};
 
 /// The state at one applied index. Cheap to clone, never changes, may be read
 /// from any thread. Dropping the last view of an old state frees it, which
@@ -110,6 +110,7 @@ impl View {
     pub fn header(&self) -> StateHeader {
         let staged = self.shadow.as_ref();
         StateHeader {
+            state_machine_version: STATE_MACHINE_VERSION,
             restore_epoch: self.applied.restore_epoch,
             restore: staged.map(|shadow| shadow.progress),
             entry_count: self.entries.count() as u64,

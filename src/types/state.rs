@@ -19,6 +19,8 @@ pub struct Record {
 /// All of it is replicated: equal on every node at one index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateHeader {
+    /// Version of the state machine that produced the state.
+    pub state_machine_version: u16,
     /// Counts committed restores.
     pub restore_epoch: u64,
     /// A restore that has begun and not ended.
