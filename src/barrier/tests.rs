@@ -10,7 +10,10 @@ fn entry_encrypted_decrypts_at_its_own_path_only() {
     let barrier = barrier();
     let stored = barrier.encrypt("logical/a", b"value");
     assert_eq!(&stored[..5], &[0, 0, 0, 1, 2]);
-    assert_eq!(barrier.decrypt("logical/a", &stored).unwrap().as_slice(), b"value");
+    assert_eq!(
+        barrier.decrypt("logical/a", &stored).unwrap().as_slice(),
+        b"value"
+    );
     assert_eq!(
         barrier.decrypt("logical/b", &stored).unwrap_err(),
         BarrierError::Authentication
@@ -28,7 +31,10 @@ fn entry_changed_anywhere_is_refused() {
         assert!(barrier.decrypt("p", &changed).is_err(), "byte {position}");
     }
     for length in 0..stored.len() {
-        assert!(barrier.decrypt("p", &stored[..length]).is_err(), "length {length}");
+        assert!(
+            barrier.decrypt("p", &stored[..length]).is_err(),
+            "length {length}"
+        );
     }
 }
 
@@ -41,7 +47,10 @@ fn keyring_sealed_opens_with_its_root_key_only() {
 
     let opened = Barrier::open(&root_key, &stored).unwrap();
     assert_eq!(opened.decrypt("x", &entry).unwrap().as_slice(), b"y");
-    assert_eq!(opened.keyring().active_install_time(), "2026-11-23T00:00:00Z");
+    assert_eq!(
+        opened.keyring().active_install_time(),
+        "2026-11-23T00:00:00Z"
+    );
     assert_eq!(
         Barrier::open(&RootKey::generate(), &stored).unwrap_err(),
         BarrierError::Authentication

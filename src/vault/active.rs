@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::{Health, LeaderStatus, Vault, VaultError, lock};
-use crate::physical::{Backend, Leadership, Physical, PhysicalError};
+use crate::physical::{Leadership, PhysicalError};
 
 /// How often restores by others are looked for.
 const POLL: Duration = Duration::from_millis(500);

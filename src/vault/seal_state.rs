@@ -14,7 +14,7 @@ use crate::barrier::{
     Barrier, BarrierError, KEYRING_PATH, Keyring, ROOT_KEY_PATH, RootKey, UNSEAL_KEY_PATH,
     UnsealKey,
 };
-use crate::physical::{Physical, Reader};
+use crate::physical::Reader;
 use crate::seal::Progress;
 
 /// The only seal there is.

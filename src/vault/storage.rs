@@ -37,10 +37,7 @@ impl Session {
     }
 
     /// The entry's plaintext.
-    pub(super) async fn value(
-        &self,
-        path: &str,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
+    pub(super) async fn value(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
         match self.stored(path).await? {
             Some(stored) => Ok(Some(self.decrypt(path, &stored)?)),
             None => Ok(None),
@@ -128,7 +125,11 @@ impl Vault {
         if self.unsealed.load().is_none() {
             return Err(VaultError::Sealed);
         }
-        let reader = self.backend.confirmed().await.map_err(not_running_is_sealed)?;
+        let reader = self
+            .backend
+            .confirmed()
+            .await
+            .map_err(not_running_is_sealed)?;
         self.session_over(reader).await
     }
 

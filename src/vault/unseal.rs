@@ -8,7 +8,6 @@ use zeroize::Zeroizing;
 use super::seal_state::{OpenError, Unsealed};
 use super::{SealStatus, UnsealRequest, Vault, VaultError, lock, uuid};
 use crate::barrier::{BarrierError, KEY_BYTES, KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey};
-use crate::physical::{Backend, Physical};
 use crate::seal::{Progress, Provided};
 
 /// The shortest share accepted: an AES-128 key.
@@ -94,7 +93,28 @@ impl Vault {
 
     /// Opens what this node holds and takes part in the cluster. The caller
     /// holds the lifecycle lock.
-    pub(super) async fn open(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
+    async fn open(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
+        let unsealed = self.open_local(unseal_key).await?;
+        self.backend.start(unsealed.peer_keyring.clone()).await?;
+        self.opened(unsealed);
+        Ok(())
+    }
+
+    /// As [`Self::open`], of a joiner that takes part already.
+    pub(super) async fn open_joined(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
+        let unsealed = self.open_local(unseal_key).await?;
+        self.backend
+            .set_tls_keyring(unsealed.peer_keyring.clone())?;
+        self.opened(unsealed);
+        Ok(())
+    }
+
+    fn opened(&self, unsealed: Unsealed) {
+        self.unsealed.store(Some(Arc::new(unsealed)));
+        tracing::info!("vault is unsealed");
+    }
+
+    async fn open_local(&self, unseal_key: UnsealKey) -> Result<Unsealed, VaultError> {
         let local = self.backend.local();
         let stored = local.value(STORED_ROOT_KEY_PATH).await?;
         let stored = stored.ok_or_else(|| {
@@ -106,15 +126,11 @@ impl Vault {
                 VaultError::Internal(format!("unable to retrieve stored keys: {error}"))
             })?,
         };
-        let unsealed = match Unsealed::open(local.as_ref(), &root_key, unseal_key).await {
-            Ok(unsealed) => unsealed,
-            Err(OpenError::WrongRootKey) => return bad("Unseal failed, invalid key"),
-            Err(OpenError::Other(error)) => return Err(error),
-        };
-        self.backend.start(unsealed.peer_keyring.clone()).await?;
-        self.unsealed.store(Some(Arc::new(unsealed)));
-        tracing::info!("vault is unsealed");
-        Ok(())
+        match Unsealed::open(local.as_ref(), &root_key, unseal_key).await {
+            Ok(unsealed) => Ok(unsealed),
+            Err(OpenError::WrongRootKey) => bad("Unseal failed, invalid key"),
+            Err(OpenError::Other(error)) => Err(error),
+        }
     }
 
     async fn reset_unseal(&self) -> Result<SealStatus, VaultError> {
