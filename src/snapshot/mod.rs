@@ -29,6 +29,7 @@
 //! Everything blocks. `archive` is the downloadable form, which OpenBao reads
 //! and writes too.
 
+pub mod archive;
 mod directory;
 mod format;
 mod reader;
