@@ -56,7 +56,7 @@ pub(super) struct Content {
     pub(super) durable: Image,
     /// Blocks written since the last sync.
     pub(super) dirty: BTreeSet<u64>,
-    /// Blocks whose reading fails.
+    /// Blocks whose reading fails until they are written again.
     pub(super) unreadable: BTreeSet<u64>,
 }
 
@@ -387,6 +387,7 @@ impl Content {
             block[start..start + count].copy_from_slice(&bytes[..count]);
             self.cached.set_block(index, block);
             self.dirty.insert(index);
+            self.unreadable.remove(&index);
             position += count as u64;
             bytes = &bytes[count..];
         }

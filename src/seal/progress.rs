@@ -132,8 +132,8 @@ mod tests {
         let shares = shamir::split(b"secret", 5, 3, fill).expect("splits");
         let mut progress = Progress::new(3);
         assert_eq!((progress.count(), progress.nonce()), (0, ""));
-        for count in 1..3 {
-            let given = provide(&mut progress, &shares[count]).expect("pending");
+        for (share, count) in shares[1..3].iter().zip(1..) {
+            let given = provide(&mut progress, share).expect("pending");
             assert!(matches!(given, Provided::Pending));
             assert_eq!((progress.count(), progress.nonce()), (count, "nonce"));
         }

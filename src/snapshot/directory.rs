@@ -84,7 +84,7 @@ impl SnapshotDirectory {
         while let Some(info) = self.newest() {
             match self.verify(&info) {
                 Ok(()) => return Ok(Some(info)),
-                Err(error @ SnapshotError::Damaged { .. }) => self.set_aside(&info, &error)?,
+                Err(error) if error.is_about_content() => self.set_aside(&info, &error)?,
                 Err(error) => return Err(error),
             }
         }
@@ -250,9 +250,7 @@ impl SnapshotDirectory {
                 }
                 self.rename_broken(&path, "its name is that of another snapshot".to_owned())
             }
-            Err(error @ SnapshotError::Damaged { .. }) => {
-                self.rename_broken(&path, error.to_string())
-            }
+            Err(error) if error.is_about_content() => self.rename_broken(&path, error.to_string()),
             Err(error) => Err(error),
         }
     }

@@ -88,7 +88,9 @@ impl Header {
         }
         fields.take::<4>();
         let length = fields.number_u32() as usize;
-        if length < BLOCK_BYTES || HEADER_BYTES_MAX < length || length % BLOCK_BYTES != 0 {
+        if !(BLOCK_BYTES..=HEADER_BYTES_MAX).contains(&length)
+            || !length.is_multiple_of(BLOCK_BYTES)
+        {
             return Err(FormatError::Damaged("header length out of bounds"));
         }
         Ok(length)

@@ -78,6 +78,17 @@ pub enum SnapshotError {
     /// The file system failed.
     #[error("snapshot file")]
     Disk(#[source] DiskError),
+    /// The disk cannot give back what it holds: a bad sector.
+    #[error("snapshot {} cannot be read at byte {offset}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// From which byte on.
+        offset: u64,
+        /// The system's word.
+        #[source]
+        source: DiskError,
+    },
     /// The file does not hold what was written.
     #[error("snapshot {} is damaged at byte {offset}: {reason}", path.display())]
     Damaged {
@@ -130,6 +141,14 @@ pub enum SnapshotError {
         /// Received.
         found: [u8; 32],
     },
+}
+
+impl SnapshotError {
+    /// Whether it is this file that is bad, so that another may be sound.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unreadable { .. })
+    }
 }
 
 #[cfg(test)]

@@ -222,9 +222,7 @@ impl Content {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SnapshotError> {
-        self.file
-            .read_at(offset, buffer)
-            .map_err(SnapshotError::Disk)
+        read_at(self.file.as_ref(), &self.path, offset, buffer)
     }
 
     /// How far reading has come.
@@ -243,13 +241,13 @@ fn read_header(file: &dyn File, path: &Path, length: u64) -> Result<Vec<u8>, Sna
         ));
     }
     let mut block = [0; format::BLOCK_BYTES];
-    file.read_at(0, &mut block).map_err(SnapshotError::Disk)?;
+    read_at(file, path, 0, &mut block)?;
     let header_length = Header::length(&block).map_err(|error| flaw(path, 0, error))?;
     if length < header_length as u64 {
         return Err(flaw(path, 0, FormatError::Damaged("header is cut off")));
     }
     let mut header = vec![0; header_length];
-    file.read_at(0, &mut header).map_err(SnapshotError::Disk)?;
+    read_at(file, path, 0, &mut header)?;
     Ok(header)
 }
 
@@ -261,8 +259,7 @@ fn read_footer(
 ) -> Result<(Footer, u64), SnapshotError> {
     let mut tail = [0; format::TAIL_BYTES];
     let tail_offset = length - tail.len() as u64;
-    file.read_at(tail_offset, &mut tail)
-        .map_err(SnapshotError::Disk)?;
+    read_at(file, path, tail_offset, &mut tail)?;
     let footer_length =
         format::footer_length(&tail, length).map_err(|error| flaw(path, tail_offset, error))?;
     let Some(footer_offset) = length
@@ -273,11 +270,25 @@ fn read_footer(
         return Err(flaw(path, tail_offset, error));
     };
     let mut footer = vec![0; footer_length];
-    file.read_at(footer_offset, &mut footer)
-        .map_err(SnapshotError::Disk)?;
+    read_at(file, path, footer_offset, &mut footer)?;
     let footer = Footer::decode(&footer, header_length, footer_offset)
         .map_err(|error| flaw(path, footer_offset, error))?;
     Ok((footer, footer_offset))
+}
+
+/// Callers stay below the length of the file, so whatever fails is the disk.
+fn read_at(
+    file: &dyn File,
+    path: &Path,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(), SnapshotError> {
+    file.read_at(offset, buffer)
+        .map_err(|source| SnapshotError::Unreadable {
+            path: path.to_owned(),
+            offset,
+            source,
+        })
 }
 
 fn flaw(path: &Path, offset: u64, error: FormatError) -> SnapshotError {

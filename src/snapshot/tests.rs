@@ -292,6 +292,20 @@ fn newest_that_rotted_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn newest_with_a_bad_sector_gives_way_to_the_one_before() {
+    for block in [0, 1] {
+        let disk = MemoryDisk::new();
+        let directory = open(&disk);
+        let older = write(&directory, 10, &few_records());
+        let newest = write(&directory, 20, &few_records());
+        disk.make_unreadable(&newest.path, block).expect("exists");
+        let verified = directory.newest_verified().expect("another is sound");
+        assert_eq!(verified, Some(older));
+        assert_eq!(directory.broken().len(), 1);
+    }
+}
+
+#[test]
 fn file_under_another_name_is_set_aside() {
     let disk = MemoryDisk::new();
     let directory = open(&disk);
