@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -20,6 +21,9 @@ use tokio::time::{Instant, Sleep};
 pub struct Activity {
     started: AtomicUsize,
     finished: AtomicUsize,
+    /// hyper does not read again by itself when it has answered; the wait for
+    /// the next request is timed only if it does.
+    reader: AtomicWaker,
 }
 
 impl Activity {
@@ -44,6 +48,7 @@ pub struct InFlight(Arc<Activity>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.finished.fetch_add(1, Ordering::Relaxed);
+        self.0.reader.wake();
     }
 }
 
@@ -92,6 +97,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.activity.reader.register(context.waker());
         let (in_flight, finished) = this.activity.counts();
         if finished != this.finished_seen {
             this.finished_seen = finished;
