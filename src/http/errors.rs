@@ -64,10 +64,9 @@ fn table(error: &VaultError, spelling: Spelling) -> (StatusCode, Vec<String>) {
             PhysicalError::Unavailable { .. } | PhysicalError::Busy => {
                 (S::SERVICE_UNAVAILABLE, wrapped(text))
             }
-            PhysicalError::NotRunning => (
-                S::SERVICE_UNAVAILABLE,
-                vec![VaultError::Sealed.to_string()],
-            ),
+            PhysicalError::NotRunning => {
+                (S::SERVICE_UNAVAILABLE, vec![VaultError::Sealed.to_string()])
+            }
             PhysicalError::OutcomeUnknown { .. }
             | PhysicalError::ValueTooLarge { .. }
             | PhysicalError::KeyTooLarge { .. }
@@ -109,7 +108,12 @@ mod tests {
     fn table_statuses_and_texts_as_recorded() {
         let physical = VaultError::Physical;
         let cases: Vec<(VaultError, Spelling, u16, Option<&str>)> = vec![
-            (VaultError::Sealed, Spelling::Logical, 503, Some("Vault is sealed")),
+            (
+                VaultError::Sealed,
+                Spelling::Logical,
+                503,
+                Some("Vault is sealed"),
+            ),
             (
                 VaultError::NotInitialized,
                 Spelling::Bare,
@@ -155,7 +159,12 @@ mod tests {
                 500,
                 Some("failed to join raft cluster: x"),
             ),
-            (VaultError::Standby, Spelling::Logical, 500, Some(NO_ACTIVE_NODE)),
+            (
+                VaultError::Standby,
+                Spelling::Logical,
+                500,
+                Some(NO_ACTIVE_NODE),
+            ),
             (
                 physical(PhysicalError::ValueTooLarge {
                     bytes: 2_097_258,

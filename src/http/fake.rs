@@ -253,7 +253,6 @@ pub fn router(vault: &Arc<FakeVault>, forwarder: impl Forwarder) -> Arc<Router> 
 pub struct Server {
     pub address: SocketAddr,
     pub stop: CancellationToken,
-    pub task: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Server {
@@ -267,12 +266,13 @@ pub async fn listen(router: Arc<Router>, limits: Limits) -> Server {
     let listener = Listener::bind(any, None, limits).await.unwrap();
     let address = listener.address().unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router, stop.clone(), Duration::from_secs(5)));
-    Server {
-        address,
-        stop,
-        task,
-    }
+    tokio::spawn(serve(
+        listener,
+        router,
+        stop.clone(),
+        Duration::from_secs(5),
+    ));
+    Server { address, stop }
 }
 
 /// A reply, dissected.

@@ -30,27 +30,43 @@ fn decode_value_details() {
     check(br#"{"a":1}{"b":2}"#, json!({"a": 1}));
     check(br#"{"a":1,"a":2}"#, json!({"a": 2}));
     check(b"{\"a\":\"\xff\"}", json!({"a": "\u{fffd}"}));
-    check(br#"{"a":"\ud83d\ude00\uD83Dx"}"#, json!({"a": "\u{1f600}\u{fffd}x"}));
-    check(br#"{"\u0061":[true,false,null,{},[]]}"#, json!({"a": [true, false, null, {}, []]}));
+    check(
+        br#"{"a":"\ud83d\ude00\uD83Dx"}"#,
+        json!({"a": "\u{1f600}\u{fffd}x"}),
+    );
+    check(
+        br#"{"\u0061":[true,false,null,{},[]]}"#,
+        json!({"a": [true, false, null, {}, []]}),
+    );
 }
 
 #[test]
 fn decode_number_keeps_its_spelling() {
     for number in ["1.50", "12345678901234567890123", "1e-400", "-0"] {
         let body = format!("{{\"a\":{number}}}");
-        let map = decode_object(body.as_bytes()).expect("valid").expect("an object");
+        let map = decode_object(body.as_bytes())
+            .expect("valid")
+            .expect("an object");
         assert_eq!(serde_json::to_string(&map).expect("serialises"), body);
     }
 }
 
 #[test]
 fn decode_nesting_is_bounded() {
-    for (depth, accepted) in [(DEPTH_MAX - 1, true), (DEPTH_MAX, false), (20_000, false), (5_000_000, false)] {
+    for (depth, accepted) in [
+        (DEPTH_MAX - 1, true),
+        (DEPTH_MAX, false),
+        (20_000, false),
+        (5_000_000, false),
+    ] {
         let body = format!("{{\"a\":{}", "[".repeat(depth)) + &"]".repeat(depth) + "}";
         let verdict = decode_object(body.as_bytes());
         assert_eq!(verdict.is_ok(), accepted, "depth {depth}");
         if let Err(error) = verdict {
-            assert_eq!(error.to_string(), "failed to decode JSON input: exceeded max depth");
+            assert_eq!(
+                error.to_string(),
+                "failed to decode JSON input: exceeded max depth"
+            );
         }
     }
 }

@@ -32,6 +32,7 @@ pub use reply::{Reply, rfc3339};
 pub use request::Arrival;
 pub use router::{Identity, Router};
 pub use service::{ArchiveWriter, Token, VaultService};
+pub(crate) use urlencoded::boolean as boolean_word;
 
 #[cfg(test)]
 mod fake;

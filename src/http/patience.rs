@@ -106,7 +106,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
             this.restart(idle);
         }
         let before = buffer.filled().len();
-        if Pin::new(&mut this.stream).poll_read(context, buffer)?.is_ready() {
+        if Pin::new(&mut this.stream)
+            .poll_read(context, buffer)?
+            .is_ready()
+        {
             let progressed = buffer.filled().len() > before;
             if progressed && in_flight == 0 && !this.head_begun {
                 this.head_begun = true;

@@ -120,7 +120,8 @@ impl BufferedCall {
                 Box::new(super::reply::errors(status, &[text.to_owned()]))
             });
         }
-        json::decode_object(&self.body).map_err(|error: JsonError| Box::new(errors::malformed(&error)))
+        json::decode_object(&self.body)
+            .map_err(|error: JsonError| Box::new(errors::malformed(&error)))
     }
 
     /// `curl -d` calls everything a form, so what looks like JSON is JSON.
@@ -195,8 +196,14 @@ mod tests {
         };
         check(&[], None);
         check(&[("x-vault-token", "a")], Some("a"));
-        check(&[("x-vault-token", ""), ("authorization", "Bearer b")], Some("b"));
-        check(&[("x-vault-token", "a"), ("authorization", "Bearer b")], Some("a"));
+        check(
+            &[("x-vault-token", ""), ("authorization", "Bearer b")],
+            Some("b"),
+        );
+        check(
+            &[("x-vault-token", "a"), ("authorization", "Bearer b")],
+            Some("a"),
+        );
         check(&[("authorization", "bearer b")], None);
         check(&[("authorization", "Basic b")], None);
         check(&[("authorization", "Bearer ")], None);

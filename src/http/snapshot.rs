@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
+use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
-use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::body::{Body, BodyError, spool};
@@ -64,8 +64,7 @@ const PIECES_MAX: usize = 8;
 fn archive_body(writer: ArchiveWriter) -> Body {
     let (sender, receiver) = mpsc::channel::<Result<Bytes, BodyError>>(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
-        let mut buffered =
-            io::BufWriter::with_capacity(PIECE_BYTES, PieceWriter(sender.clone()));
+        let mut buffered = io::BufWriter::with_capacity(PIECE_BYTES, PieceWriter(sender.clone()));
         let outcome = writer(&mut buffered).and_then(|()| buffered.flush());
         if let Err(error) = outcome {
             tracing::warn!(%error, "snapshot not sent to its end");

@@ -52,7 +52,9 @@ async fn replies_carry_envelope_and_headers() {
     assert_eq!(reply.header("content-type"), Some("application/json"));
     assert!(reply.header("strict-transport-security").is_some());
 
-    let copied = ask(server.address, "GET /v1/sys/mounts", "", b"").await.json();
+    let copied = ask(server.address, "GET /v1/sys/mounts", "", b"")
+        .await
+        .json();
     assert_eq!(copied["path"], copied["data"]["path"]);
 
     let written = ask(server.address, "PUT /v1/kv1/a", "", br#"{"a":1}"#).await;
@@ -60,7 +62,10 @@ async fn replies_carry_envelope_and_headers() {
     assert_eq!(written.header("content-type"), Some("application/json"));
 
     let missing = ask(server.address, "GET /v1/missing", "", b"").await;
-    assert_eq!((missing.status, missing.body.as_str()), (404, "{\"errors\":[]}\n"));
+    assert_eq!(
+        (missing.status, missing.body.as_str()),
+        (404, "{\"errors\":[]}\n")
+    );
 }
 
 #[tokio::test]
@@ -70,7 +75,12 @@ async fn methods_and_paths_as_recorded() {
     for (line, headers, status, error) in [
         ("FOO /v1/kv1/a", "", 405, ""),
         ("TRACE /v1/kv1/a", "", 405, ""),
-        ("OPTIONS /v1/kv1/a", "", 400, "cannot handle internal-only request operation"),
+        (
+            "OPTIONS /v1/kv1/a",
+            "",
+            400,
+            "cannot handle internal-only request operation",
+        ),
         ("PATCH /v1/kv1/a", "", 400, "mime: no media type"),
         (
             "PATCH /v1/kv1/a",
@@ -90,7 +100,12 @@ async fn methods_and_paths_as_recorded() {
         ("GET /v1/sys/storage/raft/join", "", 405, ""),
         ("GET /v1", "", 404, ""),
         ("GET /v2/foo", "", 404, ""),
-        ("GET /v1/a", "X-Vault-Namespace: ns1\r\n", 404, "namespace not found"),
+        (
+            "GET /v1/a",
+            "X-Vault-Namespace: ns1\r\n",
+            404,
+            "namespace not found",
+        ),
         (
             "GET /v1/sys/health",
             "X-Vault-Namespace: ns1/\r\n",
@@ -106,7 +121,11 @@ async fn methods_and_paths_as_recorded() {
         ("GET /v1/sys/health?standbycode=abc", "", 400, ""),
     ] {
         let reply = ask(server.address, line, headers, b"").await;
-        assert_eq!((reply.status, reply.error().as_str()), (status, error), "{line}");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (status, error),
+            "{line}"
+        );
     }
     let patched = ask(server.address, "PATCH /v1/kv1/a", patch, b"{}").await;
     assert_eq!(patched.status, 200);
@@ -114,7 +133,13 @@ async fn methods_and_paths_as_recorded() {
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     let unprintable = ask(server.address, "GET /v1/kv1/raw%00x", "", b"").await;
     assert_eq!((unprintable.status, unprintable.body.as_str()), (400, ""));
-    let root = ask(server.address, "GET /v1/a", "X-Vault-Namespace: root\r\n", b"").await;
+    let root = ask(
+        server.address,
+        "GET /v1/a",
+        "X-Vault-Namespace: root\r\n",
+        b"",
+    )
+    .await;
     assert_eq!(root.status, 200);
     let help = ask(server.address, "GET /v1/kv1/a?help=1", "", b"").await;
     assert_eq!(help.json(), json!({"help": "text"}));
@@ -131,7 +156,12 @@ async fn redirects_as_recorded() {
     };
     let page = |target: &str| format!("<a href=\"{target}\">Temporary Redirect</a>.\n\n");
     check("GET /v1//kv1/raw", "/v1/kv1/raw", &page("/v1/kv1/raw")).await;
-    check("GET /v1/kv1/a/../b?x=1", "/v1/kv1/b?x=1", &page("/v1/kv1/b?x=1")).await;
+    check(
+        "GET /v1/kv1/a/../b?x=1",
+        "/v1/kv1/b?x=1",
+        &page("/v1/kv1/b?x=1"),
+    )
+    .await;
     check("GET /", "/ui/", &page("/ui/")).await;
     check("GET /v1/sys", "/v1/sys/", &page("/v1/sys/")).await;
     check("POST /v1//kv1/f", "/v1/kv1/f", "").await;
@@ -161,7 +191,11 @@ async fn bodies_reach_the_vault_whatever_their_type() {
         ("", r#"{"a":1}"#, r#"{"a":1}"#),
         (form, r#" {"a":1}"#, r#"{"a":1}"#),
         (form, "a=b&c=d", r#"{"a":"b","c":"d"}"#),
-        ("Content-Type: text/plain\r\n", r#"{"a":1.50}"#, r#"{"a":1.50}"#),
+        (
+            "Content-Type: text/plain\r\n",
+            r#"{"a":1.50}"#,
+            r#"{"a":1.50}"#,
+        ),
         ("", "", ""),
         (form, "", ""),
         ("", "null", ""),
@@ -171,7 +205,11 @@ async fn bodies_reach_the_vault_whatever_their_type() {
         let reply = ask(server.address, "POST /v1/kv1/a", &headers, body.as_bytes()).await;
         assert_eq!(reply.status, 204, "{body}");
         let last = vault.seen.lock().unwrap().last().cloned();
-        assert_eq!(last, Some(("kv1/a".into(), seen.into(), "tok".into())), "{body}");
+        assert_eq!(
+            last,
+            Some(("kv1/a".into(), seen.into(), "tok".into())),
+            "{body}"
+        );
     }
     let refused = ask(server.address, "PUT /v1/kv1/a", "", b"{bad json").await;
     assert_eq!(refused.status, 400);
@@ -181,7 +219,10 @@ async fn bodies_reach_the_vault_whatever_their_type() {
     );
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
     let refused = ask(server.address, "PUT /v1/kv1/a", "", deep.as_bytes()).await;
-    assert_eq!(refused.error(), "failed to decode JSON input: exceeded max depth");
+    assert_eq!(
+        refused.error(),
+        "failed to decode JSON input: exceeded max depth"
+    );
 }
 
 #[tokio::test]
@@ -242,7 +283,11 @@ async fn unseal_init_join_bodies_as_recorded() {
         ("PUT /v1/sys/seal", "", 403, "permission denied"),
     ] {
         let reply = ask(server.address, line, "", body.as_bytes()).await;
-        assert_eq!((reply.status, reply.error().as_str()), (status, error), "{line} {body}");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (status, error),
+            "{line} {body}"
+        );
     }
     let joined = ask(server.address, "POST /v1/sys/storage/raft/join", "", b"{}").await;
     assert_eq!(joined.body, "{\"joined\":true}\n");
@@ -254,10 +299,25 @@ async fn unseal_init_join_bodies_as_recorded() {
     );
     let unsealed = ask(server.address, "PUT /v1/sys/unseal", "", br#"{"key":"ab"}"#).await;
     let status = unsealed.json();
-    for field in ["type", "initialized", "sealed", "t", "n", "progress", "nonce", "version"] {
+    for field in [
+        "type",
+        "initialized",
+        "sealed",
+        "t",
+        "n",
+        "progress",
+        "nonce",
+        "version",
+    ] {
         assert!(status.get(field).is_some(), "{field}");
     }
-    let sealed = ask(server.address, "PUT /v1/sys/seal", "X-Vault-Token: t\r\n", b"").await;
+    let sealed = ask(
+        server.address,
+        "PUT /v1/sys/seal",
+        "X-Vault-Token: t\r\n",
+        b"",
+    )
+    .await;
     assert_eq!(sealed.status, 204);
 }
 
@@ -273,7 +333,11 @@ async fn sealed_is_503_with_the_text_clients_match() {
         "POST /v1/sys/storage/raft/snapshot",
     ] {
         let reply = ask(server.address, line, "", b"").await;
-        assert_eq!((reply.status, reply.error().as_str()), (503, "Vault is sealed"), "{line}");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (503, "Vault is sealed"),
+            "{line}"
+        );
     }
 }
 
@@ -283,7 +347,9 @@ async fn slow_heads_are_cut_off_and_slow_bodies_get_408() {
     let address = server.address;
     let dribble = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
         let begun = Instant::now();
         let mut buffer = [0; 256];
         let mut sent = b"GET /v1/a HTTP/1.1\r\nX: ".iter().cycle();
@@ -312,11 +378,15 @@ async fn idle_connection_outlives_the_head_limit() {
     let address = server.address;
     let outcome = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(8)))
+            .unwrap();
         let mut buffer = [0; 4096];
         for pause in [0, 900] {
             std::thread::sleep(Duration::from_millis(pause));
-            stream.write_all(b"PUT /v1/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+            stream
+                .write_all(b"PUT /v1/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+                .unwrap();
             let length = stream.read(&mut buffer).unwrap();
             assert!(buffer[..length].starts_with(b"HTTP/1.1 204"));
         }
@@ -325,14 +395,19 @@ async fn idle_connection_outlives_the_head_limit() {
         begun.elapsed()
     });
     let idle = outcome.await.unwrap();
-    assert!(idle >= LIMITS.idle_time_max - Duration::from_millis(200), "{idle:?}");
+    assert!(
+        idle >= LIMITS.idle_time_max - Duration::from_millis(200),
+        "{idle:?}"
+    );
 }
 
 #[tokio::test]
 async fn garbage_and_huge_heads_get_an_error_and_no_panic() {
     let (_, server) = active().await;
     let address = server.address;
-    let many = (0..5000).map(|n| format!("X-{n}: y\r\n")).collect::<String>();
+    let many = (0..5000)
+        .map(|n| format!("X-{n}: y\r\n"))
+        .collect::<String>();
     let hostile: Vec<Vec<u8>> = vec![
         b"\x00\x01\x02\r\n\r\n".to_vec(),
         b"GET /v1/a HTTP/9.9\r\n\r\n".to_vec(),
@@ -345,7 +420,9 @@ async fn garbage_and_huge_heads_get_an_error_and_no_panic() {
     ];
     for bytes in hostile {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
-        let raw = tokio::task::spawn_blocking(move || exchange(address, &bytes)).await.unwrap();
+        let raw = tokio::task::spawn_blocking(move || exchange(address, &bytes))
+            .await
+            .unwrap();
         if let Some(reply) = parse(&raw) {
             assert!((400..500).contains(&reply.status), "{shown}: {reply:?}");
         }
@@ -357,7 +434,10 @@ async fn garbage_and_huge_heads_get_an_error_and_no_panic() {
 async fn stopping_lets_a_request_finish() {
     let (_, server) = active().await;
     let address = server.address;
-    let (head, body) = ("PUT /v1/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n", "{}");
+    let (head, body) = (
+        "PUT /v1/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+        "{}",
+    );
     let stop = server.stop.clone();
     let outcome = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -399,7 +479,8 @@ impl Dial for Loopback {
     }
 }
 
-type Active = Arc<std::sync::Mutex<Option<(String, mpsc::UnboundedSender<tokio::io::DuplexStream>)>>>;
+type Active =
+    Arc<std::sync::Mutex<Option<(String, mpsc::UnboundedSender<tokio::io::DuplexStream>)>>>;
 
 /// Serves forwarded requests with `vault` behind; returns where to dial.
 fn peer(vault: &Arc<FakeVault>) -> mpsc::UnboundedSender<tokio::io::DuplexStream> {
@@ -434,13 +515,22 @@ async fn standby_forwards_everything_unchanged() {
     let written = ask(server.address, "PUT /v1/kv1/a%2Fb", token, br#"{"a":1}"#).await;
     assert_eq!((written.status, written.body.as_str()), (204, ""));
     let seen = leader.seen.lock().unwrap().clone();
-    assert_eq!(seen, [("kv1/a/b".into(), r#"{"a":1}"#.into(), "tok".into())]);
+    assert_eq!(
+        seen,
+        [("kv1/a/b".into(), r#"{"a":1}"#.into(), "tok".into())]
+    );
     let read = ask(server.address, "GET /v1/kv1/x?version=2", token, b"").await;
-    assert_eq!(read.json()["data"], json!({"path": "kv1/x", "forwarded": true}));
+    assert_eq!(
+        read.json()["data"],
+        json!({"path": "kv1/x", "forwarded": true})
+    );
     let listed = ask(server.address, "LIST /v1/kv1", token, b"").await;
     assert_eq!(listed.json()["data"]["keys"], json!(["kv1/"]));
     let missing = ask(server.address, "GET /v1/missing", token, b"").await;
-    assert_eq!((missing.status, missing.body.as_str()), (404, "{\"errors\":[]}\n"));
+    assert_eq!(
+        (missing.status, missing.body.as_str()),
+        (404, "{\"errors\":[]}\n")
+    );
     let down = ask(server.address, "PUT /v1/sys/step-down", token, b"").await;
     assert_eq!(down.status, 204);
 }
@@ -453,7 +543,10 @@ async fn standby_redirects_when_told_not_to_forward() {
     for path in ["/v1/kv1/fw?x=1", "/v1/sys/storage/raft/snapshot"] {
         let reply = ask(server.address, &format!("POST {path}"), told, b"").await;
         let location = format!("http://127.0.0.1:18300{path}");
-        assert_eq!((reply.status, reply.header("location")), (307, Some(location.as_str())));
+        assert_eq!(
+            (reply.status, reply.header("location")),
+            (307, Some(location.as_str()))
+        );
     }
     assert!(leader.seen.lock().unwrap().is_empty());
 }
@@ -471,14 +564,23 @@ async fn forwarded_request_is_never_forwarded_again() {
         "local node not active but active cluster node not found"
     );
     assert_eq!(reply.header("x-holdfast-not-done"), None);
-    assert!(other.attempts.load(Ordering::SeqCst) > 1, "tried again while time lasted");
+    assert!(
+        other.attempts.load(Ordering::SeqCst) > 1,
+        "tried again while time lasted"
+    );
 }
 
 #[tokio::test]
 async fn request_is_held_until_the_new_leader_serves() {
-    let (first, second) = (FakeVault::playing(Role::Active), FakeVault::playing(Role::Active));
+    let (first, second) = (
+        FakeVault::playing(Role::Active),
+        FakeVault::playing(Role::Active),
+    );
     let (_, server, active) = standby(Some(&first)).await;
-    assert_eq!(ask(server.address, "PUT /v1/a", "", b"{}").await.status, 204);
+    assert_eq!(
+        ask(server.address, "PUT /v1/a", "", b"{}").await.status,
+        204
+    );
     first.set_role(Role::Standby);
     let later = Arc::clone(&active);
     let becoming = peer(&second);
@@ -493,7 +595,10 @@ async fn request_is_held_until_the_new_leader_serves() {
         let seen = vault.seen.lock().unwrap();
         seen.iter().map(|(path, ..)| path.clone()).collect()
     };
-    assert_eq!((paths(&first), paths(&second)), (vec!["a".into()], vec!["b".into()]));
+    assert_eq!(
+        (paths(&first), paths(&second)),
+        (vec!["a".into()], vec!["b".into()])
+    );
 }
 
 #[tokio::test]
@@ -514,7 +619,10 @@ async fn snapshots_stream_both_ways_through_a_standby() {
     assert_eq!(saved.status, 200);
     assert_eq!(saved.header("content-type"), Some("application/gzip"));
     assert_eq!(saved.header("content-disposition"), Some("attachment"));
-    assert!(saved.body.len() > ARCHIVE_BYTES, "chunked: the whole and its framing");
+    assert!(
+        saved.body.len() > ARCHIVE_BYTES,
+        "chunked: the whole and its framing"
+    );
     assert!(saved.body.ends_with("0\r\n\r\n"));
     let archive = vec![9; 5_000_000];
     for path in ["snapshot", "snapshot-force"] {

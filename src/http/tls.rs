@@ -118,14 +118,15 @@ fn configuration(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
                     .add(certificate)
                     .map_err(|error| refused(format!("{}: {error}", path.display())))?;
             }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = if files.client_certificate_required {
                 verifier
             } else {
                 verifier.allow_unauthenticated()
             };
-            let verifier = verifier.build().map_err(|error| refused(error.to_string()))?;
+            let verifier = verifier
+                .build()
+                .map_err(|error| refused(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
