@@ -10,6 +10,7 @@
 
 mod body;
 pub mod client;
+mod exchange;
 pub mod rounds;
 pub mod search;
 pub mod target;

@@ -153,7 +153,12 @@ async fn each_way_to_fail_has_its_own_reason() {
     let (address, _requests) = server(vec!["nonsense".to_owned()]).await;
     let error = client(&format!("http://{address}")).challenge("n").await;
     assert!(matches!(error, Err(ClientError::Http { .. })), "{error:?}");
-    let (address, _requests) = server(vec!["nonsense".to_owned()]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        let _ = stream.write_all(b"no TLS spoken here").await;
+    });
     let error = client(&format!("https://{address}")).challenge("n").await;
     assert!(matches!(error, Err(ClientError::Tls { .. })), "{error:?}");
 

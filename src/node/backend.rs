@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::physical::{
-    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership,
-    Physical, PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo,
-    TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX,
+    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership, Physical,
+    PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo, TRANSACTION_BYTES_MAX,
+    VALUE_BYTES_MAX,
 };
 use crate::store::View;
 use crate::types::{Command, Operation, Outcome, Transaction};
@@ -36,7 +36,10 @@ impl Physical for RaftNode {
 
 impl Inner {
     async fn confirmed_view(&self) -> Result<Arc<View>, PhysicalError> {
-        let _permit = self.readers.try_acquire().map_err(|_| PhysicalError::Busy)?;
+        let _permit = self
+            .readers
+            .try_acquire()
+            .map_err(|_| PhysicalError::Busy)?;
         let deadline = Instant::now() + READ_WAIT;
         loop {
             let answer = self.running()?.events.read()?;
@@ -65,11 +68,14 @@ impl Inner {
             .propose(&Command::Transaction(transaction))?;
         match tokio::time::timeout(COMMIT_WAIT, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(self.failure.error().unwrap_or_else(|| {
-                PhysicalError::OutcomeUnknown {
-                    reason: "the node stopped before it was committed".into(),
-                }
-            })),
+            Ok(Err(_)) => {
+                Err(self
+                    .failure
+                    .error()
+                    .unwrap_or_else(|| PhysicalError::OutcomeUnknown {
+                        reason: "the node stopped before it was committed".into(),
+                    }))
+            }
             Err(_) => Err(PhysicalError::OutcomeUnknown {
                 reason: format!("not committed within {} s", COMMIT_WAIT.as_secs()),
             }),
@@ -262,13 +268,11 @@ fn uninterrupted<'a>(
     work: impl Future<Output = Result<(), PhysicalError>> + Send + 'static,
 ) -> BoxFuture<'a, Result<(), PhysicalError>> {
     Box::pin(async {
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|error| {
-                Err(PhysicalError::Failed {
-                    reason: format!("a task of the node ended early: {error}"),
-                })
+        tokio::spawn(work).await.unwrap_or_else(|error| {
+            Err(PhysicalError::Failed {
+                reason: format!("a task of the node ended early: {error}"),
             })
+        })
     })
 }
 

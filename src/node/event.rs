@@ -289,11 +289,11 @@ pub(super) fn refusal(rejection: Rejection) -> PhysicalError {
         Rejection::InvalidChange(reason) | Rejection::InvalidTarget(reason) => {
             PhysicalError::Refused { reason }
         }
-        Rejection::Transferring
-        | Rejection::Unconfirmed
-        | Rejection::Removed => PhysicalError::Unavailable {
-            reason: rejection.to_string(),
-        },
+        Rejection::Transferring | Rejection::Unconfirmed | Rejection::Removed => {
+            PhysicalError::Unavailable {
+                reason: rejection.to_string(),
+            }
+        }
     }
 }
 

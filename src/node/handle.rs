@@ -273,7 +273,10 @@ impl Inner {
             // A node alone has no peers; `start` brings the keyring anew.
             return Ok(());
         };
-        network.tls.replace(keyring).map_err(|error| refused(&error))
+        network
+            .tls
+            .replace(keyring)
+            .map_err(|error| refused(&error))
     }
 
     pub(super) async fn bootstrap(&self, cluster: [u8; 16]) -> Result<(), PhysicalError> {
@@ -283,8 +286,9 @@ impl Inner {
                 reason: "this node belongs to a cluster already".into(),
             });
         }
-        let store = take_stopped(&mut lifecycle)?.0;
-        self.create_log(ClusterId(cluster), Some(self.alone())).await?;
+        self.create_log(ClusterId(cluster), Some(self.alone()))
+            .await?;
+        let (store, _) = take_stopped(&mut lifecycle)?;
         let recovery = self.recover(store, &mut lifecycle).await?;
         let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
         let (events, receiver) = EventSender::new();
@@ -336,12 +340,7 @@ impl Inner {
                     "the data directory was prepared for another cluster: use an empty one",
                 );
             }
-            None => {
-                if let Lifecycle::Broken = *lifecycle {
-                    return Err(self.stopped());
-                }
-                self.create_log(granted, None).await?;
-            }
+            None => self.create_log(granted, None).await?,
         }
         let peers: Vec<(NodeId, String)> = grant
             .peers
@@ -467,8 +466,12 @@ impl Inner {
     }
 
     async fn stop_threads(&self, lifecycle: &mut Lifecycle) {
-        let Lifecycle::Running(threads) = std::mem::replace(lifecycle, Lifecycle::Broken) else {
-            return;
+        let threads = match std::mem::replace(lifecycle, Lifecycle::Broken) {
+            Lifecycle::Running(threads) => threads,
+            other => {
+                *lifecycle = other;
+                return;
+            }
         };
         let running = self.running.swap(None);
         if let Some(running) = &running {

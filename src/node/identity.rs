@@ -113,7 +113,9 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<DirectoryIdentity, IdentityError
     let file = disk.open(path)?;
     let length = file.length()?;
     if length > FILE_BYTES_MAX {
-        return Err(malformed(format!("{length} bytes, at most {FILE_BYTES_MAX}")));
+        return Err(malformed(format!(
+            "{length} bytes, at most {FILE_BYTES_MAX}"
+        )));
     }
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     file.read_at(0, &mut bytes)?;

@@ -91,12 +91,10 @@ fn admission(
             "node id {:?} and the present {:?} go by the same number: choose another node_id",
             joiner.node_id, present.name
         )),
-        Some(present) if present.incarnation == incarnation => {
-            Ok(MembershipChange::SetAddress {
-                id,
-                address: joiner.cluster_address.clone(),
-            })
-        }
+        Some(present) if present.incarnation == incarnation => Ok(MembershipChange::SetAddress {
+            id,
+            address: joiner.cluster_address.clone(),
+        }),
         Some(present) if id == leader || is_live(status, now, id) => refused(format!(
             "node id {:?} is in use by a live member at {}: choose another node_id, \
              or remove that member first",
@@ -208,7 +206,9 @@ mod tests {
     #[test]
     fn stranger_becomes_a_learner() {
         let change = admit(1000, &joiner("n3", "c:1", 3)).unwrap();
-        assert!(matches!(change, MembershipChange::AddLearner { id, .. } if id == node_number("n3")));
+        assert!(
+            matches!(change, MembershipChange::AddLearner { id, .. } if id == node_number("n3"))
+        );
     }
 
     #[test]

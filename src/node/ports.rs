@@ -133,7 +133,10 @@ impl Pending {
     /// A snapshot covers their positions: what became of them is unknown here.
     fn covered(&mut self, through: LogIndex) {
         let later = self.waiters.split_off(&through.next());
-        for waiter in std::mem::replace(&mut self.waiters, later).into_values().flatten() {
+        for waiter in std::mem::replace(&mut self.waiters, later)
+            .into_values()
+            .flatten()
+        {
             waiter.reply.finish(Err(PhysicalError::OutcomeUnknown {
                 reason: "a snapshot replaced the log before it was applied".into(),
             }));

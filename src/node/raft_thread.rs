@@ -210,12 +210,8 @@ impl RaftThread {
     fn look_after_members(&mut self, now: Millis) {
         self.policy.next_look = Millis(now.0 + LOOK_INTERVAL.0);
         let status = self.driver.status();
-        let mut changes = autopilot::promotions(
-            now,
-            &self.policy.config,
-            &status,
-            &mut self.policy.memory,
-        );
+        let mut changes =
+            autopilot::promotions(now, &self.policy.config, &status, &mut self.policy.memory);
         if changes.is_empty() && leads(&status) && !status.membership.is_joint() {
             changes = self.moved_addresses(&status);
         }
@@ -234,10 +230,8 @@ impl RaftThread {
             .iter()
             .filter_map(|(id, member)| {
                 let address = self.ports.peers.cluster_address(*id)?;
-                (address != member.address).then_some(MembershipChange::SetAddress {
-                    id: *id,
-                    address,
-                })
+                (address != member.address)
+                    .then_some(MembershipChange::SetAddress { id: *id, address })
             })
             .take(1)
             .collect()

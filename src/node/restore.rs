@@ -96,7 +96,10 @@ fn produce(entries: RestoreEntries, sender: &mpsc::Sender<Result<Chunk, Physical
         };
         let size = ENTRY_OVERHEAD + key.len() + value.len();
         if bytes + size > CHUNK_BYTES_MAX && !chunk.is_empty() {
-            if sender.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
+            if sender
+                .blocking_send(Ok(std::mem::take(&mut chunk)))
+                .is_err()
+            {
                 return;
             }
             bytes = 0;

@@ -49,8 +49,7 @@ impl LoadError {
         matches!(
             self,
             Self::Unreadable(
-                RestoreError::Count { .. }
-                    | RestoreError::Records(SnapshotError::Damaged { .. })
+                RestoreError::Count { .. } | RestoreError::Records(SnapshotError::Damaged { .. })
             )
         )
     }
@@ -140,9 +139,7 @@ impl Snapshots {
     /// # Errors
     /// See [`LoadError`].
     pub fn load_into(&self, store: &mut Store, meta: &SnapshotMeta) -> Result<Store, LoadError> {
-        let info = self
-            .published(meta)
-            .ok_or(LoadError::Missing(meta.index))?;
+        let info = self.published(meta).ok_or(LoadError::Missing(meta.index))?;
         let reader = self
             .directory
             .reader(&info)

@@ -1,8 +1,8 @@
 //! Starting the threads of a running node, and ending them in order.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::watch;
@@ -60,11 +60,7 @@ impl Threads {
     /// # Errors
     /// What was recovered contradicts itself, or the system gives no thread:
     /// the node must not go on.
-    pub fn spawn(
-        foundation: Foundation,
-        store: Store,
-        recovery: Recovery,
-    ) -> Result<Self, String> {
+    pub fn spawn(foundation: Foundation, store: Store, recovery: Recovery) -> Result<Self, String> {
         let Foundation {
             id,
             clock,

@@ -85,7 +85,11 @@ impl WalThread {
                         // then the record that makes the log begin after it.
                         self.snapshots.publish_claimed(meta)?;
                     }
-                    group_bytes += write.entries.iter().map(crate::types::Entry::size).sum::<usize>();
+                    group_bytes += write
+                        .entries
+                        .iter()
+                        .map(crate::types::Entry::size)
+                        .sum::<usize>();
                     group.push(write);
                     last_mark = Some(mark);
                 }

@@ -206,11 +206,20 @@ where
     }
 }
 
-/// A goodbye's reason; one that does not decode is a protocol error of theirs.
+/// A goodbye's reason, safe to print; one that does not decode is a protocol
+/// error of theirs.
 pub(super) fn decode_goodbye(payload: &[u8]) -> Goodbye {
-    codec::decode("goodbye", payload).unwrap_or_else(|error: CodecError| Goodbye::Protocol {
-        reason: error.to_string(),
-    })
+    let mut goodbye =
+        codec::decode("goodbye", payload).unwrap_or_else(|error: CodecError| Goodbye::Protocol {
+            reason: error.to_string(),
+        });
+    if let Goodbye::Unavailable { reason }
+    | Goodbye::SnapshotFailed { reason }
+    | Goodbye::Protocol { reason } = &mut goodbye
+    {
+        *reason = Printable::new(reason).to_string();
+    }
+    goodbye
 }
 
 /// Writes one frame and flushes it.

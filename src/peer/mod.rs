@@ -21,6 +21,7 @@ pub mod frame;
 pub mod hello;
 mod incoming;
 mod outgoing;
+mod queue;
 mod shared;
 pub mod snapshot;
 mod snapshot_receive;

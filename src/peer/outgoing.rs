@@ -1,60 +1,34 @@
-//! Calling one peer and keeping it called: a bounded queue, one connection,
-//! pauses between attempts.
+//! Calling one peer and keeping it called: one connection, pauses between
+//! attempts.
 //!
-//! Nothing here waits for the caller of `send` or makes it wait: a full queue
-//! drops the message and counts it, as the network might have. While there is
-//! no connection, what was queued is dropped after each failed attempt, so
-//! that a peer that comes back is not met with an hour of old heartbeats.
+//! Messages are written as they come: everything queued goes into as few
+//! writes as possible and is flushed when the queue is empty, without a timer.
+//! While there is no connection, what was queued is dropped after each failed
+//! attempt, so that a peer that comes back is not met with an hour of old
+//! heartbeats.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter, ReadHalf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jitter};
 use super::dial::PeerStream;
 use super::frame::{self, FrameError, FrameKind, PAYLOAD_BYTES_MAX};
-use super::hello::{Goodbye, decode_goodbye};
+use super::hello::{Goodbye, Printable, decode_goodbye};
+use super::queue::Peer;
 use super::shared::Shared;
 use super::tls::Service;
-use super::transport::{PeerState, TransportOptions};
 use crate::codec;
 use crate::raft::message::Message;
-use crate::types::NodeId;
+
+/// Bytes sent before pings and what comes back get their turn.
+const TURN_BYTES: usize = 4 << 20;
 
 /// Bytes gathered before a write; larger payloads are written as they are.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
-
-/// A peer to be called.
-pub(super) struct Peer {
-    pub(super) id: NodeId,
-    pub(super) stop: CancellationToken,
-    sender: mpsc::Sender<Message>,
-    receiver: Mutex<Option<mpsc::Receiver<Message>>>,
-    queued_bytes: AtomicUsize,
-    queue_bytes_max: usize,
-    wake: Notify,
-    hang_up: Notify,
-    counts: Counts,
-    status: Mutex<CallStatus>,
-}
-
-#[derive(Default)]
-struct Counts {
-    sent: AtomicU64,
-    dropped: AtomicU64,
-}
-
-#[derive(Clone, Default)]
-struct CallStatus {
-    connected: bool,
-    round_trip: Option<Duration>,
-    last_error: Option<String>,
-}
 
 /// Why a standing connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -75,96 +49,9 @@ enum CallEnd {
     HungUp,
 }
 
-impl Peer {
-    pub(super) fn new(
-        id: NodeId,
-        options: &TransportOptions,
-        stop: CancellationToken,
-    ) -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(options.queue_messages_max);
-        Arc::new(Self {
-            id,
-            stop,
-            sender,
-            receiver: Mutex::new(Some(receiver)),
-            queued_bytes: AtomicUsize::new(0),
-            queue_bytes_max: options.queue_bytes_max,
-            wake: Notify::new(),
-            hang_up: Notify::new(),
-            counts: Counts::default(),
-            status: Mutex::default(),
-        })
-    }
-
-    /// Queues a message, or drops and counts it. Never waits.
-    pub(super) fn push(&self, message: Message) {
-        let bytes = message_bytes(&message);
-        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before == 0 || before + bytes <= self.queue_bytes_max;
-        if !fits || self.sender.try_send(message).is_err() {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The peer was heard of: call it now rather than after the pause.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Ends the connection, if there is one; it will be made anew.
-    pub(super) fn disconnect(&self) {
-        self.hang_up.notify_waiters();
-    }
-
-    pub(super) fn state(&self) -> PeerState {
-        let status = self.status().clone();
-        PeerState {
-            connected: status.connected,
-            round_trip: status.round_trip,
-            last_error: status.last_error,
-            messages_sent: self.counts.sent.load(Ordering::Relaxed),
-            messages_dropped: self.counts.dropped.load(Ordering::Relaxed),
-            queued_bytes: self.queued_bytes.load(Ordering::Relaxed),
-        }
-    }
-
-    fn status(&self) -> std::sync::MutexGuard<'_, CallStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn taken(&self, message: &Message) {
-        self.queued_bytes
-            .fetch_sub(message_bytes(message), Ordering::Relaxed);
-    }
-
-    fn drop_queued(&self, queue: &mut mpsc::Receiver<Message>) {
-        while let Ok(message) = queue.try_recv() {
-            self.taken(&message);
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Approximate size of a message, for the queue's bound.
-fn message_bytes(message: &Message) -> usize {
-    const OVERHEAD: usize = 64;
-    OVERHEAD
-        + match message {
-            Message::AppendEntries { entries, .. } => entries.iter().map(|e| e.size()).sum(),
-            Message::InstallSnapshot { meta, .. } => meta.membership.size(),
-            _ => 0,
-        }
-}
-
 /// Calls `peer` until the transport or the peer's entry ends.
 pub(super) async fn call(shared: Arc<Shared>, peer: Arc<Peer>) {
-    let queue = peer
-        .receiver
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    let mut queue = queue.expect("one caller a peer");
+    let mut queue = peer.take_queue();
     tokio::select! {
         () = peer.stop.cancelled() => {}
         () = call_forever(&shared, &peer, &mut queue) => {}
@@ -178,7 +65,7 @@ async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Recei
     loop {
         match shared.dial(peer.id, Service::Raft).await {
             Ok((stream, hello)) => {
-                tracing::debug!(peer = %peer.id, version = %hello.version, "connected to peer");
+                tracing::debug!(peer = %peer.id, version = %Printable::new(&hello.version), "connected to peer");
                 {
                     let mut status = peer.status();
                     status.connected = true;
@@ -210,7 +97,6 @@ async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Recei
             () = sleep(backoff.pause(jitter())) => {}
             () = peer.wake.notified() => {}
         }
-        peer.drop_queued(queue);
     }
 }
 
@@ -268,7 +154,7 @@ async fn converse(
     }
 }
 
-/// Writes `first` and everything queued behind it, then flushes once.
+/// Writes `first` and what is queued behind it, then flushes once.
 async fn send_queued<W: AsyncWrite + Unpin>(
     writer: &mut BufWriter<W>,
     peer: &Peer,
@@ -277,6 +163,7 @@ async fn send_queued<W: AsyncWrite + Unpin>(
     patience: Duration,
 ) -> Result<(), CallEnd> {
     let mut next = Some(first);
+    let mut turn = 0;
     while let Some(message) = next {
         peer.taken(&message);
         let payload = codec::encode(&message);
@@ -285,12 +172,17 @@ async fn send_queued<W: AsyncWrite + Unpin>(
             let header = frame::header(FrameKind::Message, &payload);
             write_patiently(writer, &header, patience).await?;
             write_patiently(writer, &payload, patience).await?;
-            peer.counts.sent.fetch_add(1, Ordering::Relaxed);
+            peer.count_sent();
         } else {
             tracing::error!(peer = %peer.id, bytes = payload.len(), "message too large, dropped");
-            peer.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            peer.count_dropped();
         }
-        next = queue.try_recv().ok();
+        turn += payload.len();
+        next = if turn < TURN_BYTES {
+            queue.try_recv().ok()
+        } else {
+            None
+        };
     }
     flush_patiently(writer, patience).await
 }
@@ -366,77 +258,5 @@ async fn listen(mut stream: ReadHalf<PeerStream>, peer: &Peer, pulse: &Pulse) ->
             },
             Err(error) => return CallEnd::Read(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::types::{Entry, EntryPayload, LogIndex, Term};
-
-    fn heartbeat() -> Message {
-        Message::HeartbeatResponse {
-            term: Term(1),
-            read_context: 0,
-        }
-    }
-
-    fn append(bytes: usize) -> Message {
-        let entry = Entry {
-            index: LogIndex(1),
-            term: Term(1),
-            payload: EntryPayload::Command(Arc::from(vec![0; bytes])),
-        };
-        Message::AppendEntries {
-            term: Term(1),
-            prev_index: LogIndex(0),
-            prev_term: Term(0),
-            entries: vec![entry],
-            commit_index: LogIndex(0),
-            read_context: 0,
-        }
-    }
-
-    fn peer(messages: usize, bytes: usize) -> Arc<Peer> {
-        let options = TransportOptions {
-            queue_messages_max: messages,
-            queue_bytes_max: bytes,
-            ..TransportOptions::new("127.0.0.1:0".parse().expect("address"))
-        };
-        Peer::new(NodeId(2), &options, CancellationToken::new())
-    }
-
-    #[test]
-    fn queue_full_by_count_drops_and_counts() {
-        let peer = peer(3, 1 << 20);
-        for _ in 0..10 {
-            peer.push(heartbeat());
-        }
-        assert_eq!(peer.state().messages_dropped, 7);
-        assert_eq!(peer.state().queued_bytes, 3 * message_bytes(&heartbeat()));
-    }
-
-    #[test]
-    fn queue_full_by_bytes_drops_and_counts() {
-        let peer = peer(100, 2500);
-        for _ in 0..10 {
-            peer.push(append(1000));
-        }
-        assert_eq!(peer.state().messages_dropped, 8);
-        let mut queue = peer.receiver.lock().expect("lock").take().expect("queue");
-        peer.drop_queued(&mut queue);
-        assert_eq!(peer.state().queued_bytes, 0);
-        assert_eq!(peer.state().messages_dropped, 10);
-    }
-
-    #[test]
-    fn message_beyond_the_limit_fits_into_an_empty_queue() {
-        let peer = peer(100, 2500);
-        peer.push(append(10_000));
-        assert_eq!(peer.state().messages_dropped, 0);
-        peer.push(heartbeat());
-        assert_eq!(peer.state().messages_dropped, 1);
     }
 }

@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use super::address::AddressBook;
 use super::hello::{Hello, judge};
-use super::outgoing::{self, Peer};
+use super::outgoing;
+use super::queue::Peer;
 use super::tls::PeerTls;
 use super::transport::{Handler, TransportOptions};
 use crate::types::{LogIndex, Member, NodeId};

@@ -367,3 +367,58 @@ impl ResolvesClientCert for ActiveKey {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REAL: &[u8] = include_bytes!("../membership/testdata/openbao-2.7.2-keyring.json");
+
+    fn generated() -> Keyring {
+        Keyring::parse(&generate_keyring().expect("generates")).expect("parses")
+    }
+
+    #[test]
+    fn services_are_told_apart_by_name() {
+        for service in Service::ALL {
+            assert_eq!(Service::of_alpn(service.alpn()), Some(service));
+        }
+        assert_eq!(Service::of_alpn(b"raft_storage_v1"), None);
+    }
+
+    #[test]
+    fn keyring_of_a_real_openbao_can_be_used() {
+        let tls = PeerTls::new(REAL).expect("usable");
+        let loaded = tls.loaded().expect("loaded");
+        let name = loaded.server_name.to_str().into_owned();
+        assert_eq!(name, "raft-cefbf884-4df5-2f9c-b85e-499eb8cbd549");
+    }
+
+    #[test]
+    fn certificate_of_another_key_is_refused_and_the_old_keyring_stays() {
+        let (mut keyring, other) = (generated(), generated());
+        keyring.keys[0].certificate = other.keys[0].certificate.clone();
+        let tls = PeerTls::new(REAL).expect("usable");
+        let error = tls.replace(&keyring.to_stored()).expect_err("mismatch");
+        assert!(matches!(error, TlsError::Certificate { .. }), "{error}");
+        let name = tls.loaded().expect("still loaded").server_name.clone();
+        assert!(name.to_str().starts_with("raft-cefbf884"));
+    }
+
+    #[test]
+    fn numbers_that_are_no_key_pair_are_refused() {
+        let (mut keyring, other) = (generated(), generated());
+        keyring.keys[0].d = other.keys[0].d.clone();
+        let error = PeerTls::new(&keyring.to_stored()).expect_err("no pair");
+        assert!(matches!(error, TlsError::KeyPair { .. }), "{error}");
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let tls = PeerTls::new(REAL).expect("usable");
+        let secret = Keyring::parse(REAL).expect("parses").keys[0].d.to_decimal();
+        let shown = format!("{tls:?}");
+        assert!(!shown.contains(&secret[..20]));
+        assert!(!shown.contains(&hex::encode(&REAL[..8])));
+    }
+}

@@ -3,6 +3,7 @@
 
 mod join;
 mod lifecycle;
+mod openbao;
 mod requests;
 
 use std::sync::Arc;

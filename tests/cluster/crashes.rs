@@ -101,7 +101,10 @@ async fn first_failed_write_stops_the_node_for_good() {
         "{error:?}"
     );
     eventually("the failure is latched", async || {
-        matches!(put(&node, "c", "3").await, Err(PhysicalError::Failed { .. }))
+        matches!(
+            put(&node, "c", "3").await,
+            Err(PhysicalError::Failed { .. })
+        )
     })
     .await;
     assert_eq!(reported.load(Ordering::SeqCst), 1);

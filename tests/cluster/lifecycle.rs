@@ -15,7 +15,10 @@ async fn bootstrapped_node_leads_alone_and_survives_seal_and_restart() {
     let index = cluster.add_member("n1", Shape::default());
     let node = Arc::clone(cluster.members[index].node());
     assert!(!node.is_member());
-    assert!(matches!(put(&node, "a", "b").await, Err(PhysicalError::NotRunning)));
+    assert!(matches!(
+        put(&node, "a", "b").await,
+        Err(PhysicalError::NotRunning)
+    ));
     node.bootstrap(CLUSTER).await.unwrap();
     assert!(node.leadership().borrow().is_leader);
     put(&node, "core/keyring", "first").await.unwrap();
@@ -25,8 +28,16 @@ async fn bootstrapped_node_leads_alone_and_survives_seal_and_restart() {
 
     node.stop().await;
     assert!(!node.leadership().borrow().is_leader);
-    assert_eq!(value(node.local().as_ref(), "core/keyring").await.as_deref(), Some("first"));
-    assert!(matches!(node.confirmed().await.err(), Some(PhysicalError::NotRunning)));
+    assert_eq!(
+        value(node.local().as_ref(), "core/keyring")
+            .await
+            .as_deref(),
+        Some("first")
+    );
+    assert!(matches!(
+        node.confirmed().await.err(),
+        Some(PhysicalError::NotRunning)
+    ));
 
     for round in 0..3 {
         node.start(cluster.keyring.clone()).await.unwrap();
@@ -40,7 +51,12 @@ async fn bootstrapped_node_leads_alone_and_survives_seal_and_restart() {
     cluster.open(index);
     let node = Arc::clone(cluster.members[index].node());
     assert!(node.is_member());
-    assert_eq!(value(node.local().as_ref(), "core/keyring").await.as_deref(), Some("first"));
+    assert_eq!(
+        value(node.local().as_ref(), "core/keyring")
+            .await
+            .as_deref(),
+        Some("first")
+    );
     node.start(cluster.keyring.clone()).await.unwrap();
     assert_eq!(confirmed(&node, "round").await.as_deref(), Some("2"));
 }
@@ -73,7 +89,12 @@ async fn stopped_leader_is_replaced_and_catches_up() {
     let outage = since.elapsed();
     assert!(outage.as_secs() < 10, "no write for {outage:?}");
     cluster.restart(leader).await;
-    assert_eq!(confirmed(cluster.members[leader].node(), "a").await.as_deref(), Some("2"));
+    assert_eq!(
+        confirmed(cluster.members[leader].node(), "a")
+            .await
+            .as_deref(),
+        Some("2")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

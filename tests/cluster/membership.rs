@@ -10,7 +10,10 @@ async fn joiner_is_a_learner_first_and_then_promoted() {
     cluster.write("before", "1").await;
     let index = cluster.join("n2", Shape::default(), false).await.unwrap();
     let (_, servers) = cluster.members[0].node().servers();
-    let joined = servers.iter().find(|server| server.node_id == "n2").unwrap();
+    let joined = servers
+        .iter()
+        .find(|server| server.node_id == "n2")
+        .unwrap();
     assert!(!joined.non_voter);
     cluster.until_voters(2).await;
     let joiner = cluster.members[index].node();
@@ -30,10 +33,18 @@ async fn permanent_non_voter_stays_one_and_serves_reads() {
     let mut cluster = Cluster::of(1, Shape::default()).await;
     let index = cluster.join("n2", Shape::default(), true).await.unwrap();
     cluster.write("a", "1").await;
-    assert_eq!(confirmed(cluster.members[index].node(), "a").await.as_deref(), Some("1"));
+    assert_eq!(
+        confirmed(cluster.members[index].node(), "a")
+            .await
+            .as_deref(),
+        Some("1")
+    );
     tokio::time::sleep(std::time::Duration::from_millis(800)).await;
     let (_, servers) = cluster.members[0].node().servers();
-    let joined = servers.iter().find(|server| server.node_id == "n2").unwrap();
+    let joined = servers
+        .iter()
+        .find(|server| server.node_id == "n2")
+        .unwrap();
     assert!(!joined.voter && joined.non_voter);
 }
 
@@ -50,7 +61,10 @@ async fn name_or_address_in_use_is_refused() {
     };
     for (name, address) in [("n1", "127.0.0.1:1"), ("n2", "127.0.0.1:1"), ("n9", &taken)] {
         let error = leader.admit(request(name, address)).await.unwrap_err();
-        assert!(matches!(error, PhysicalError::Refused { .. }), "{name}: {error:?}");
+        assert!(
+            matches!(error, PhysicalError::Refused { .. }),
+            "{name}: {error:?}"
+        );
     }
 }
 
@@ -100,11 +114,21 @@ async fn removing_the_leader_hands_over_first() {
     let cluster = Cluster::of(3, Shape::default()).await;
     let before = cluster.leader().await;
     let name = cluster.members[before].name.clone();
-    let error = cluster.members[before].node().remove(name.clone()).await.unwrap_err();
+    let error = cluster.members[before]
+        .node()
+        .remove(name.clone())
+        .await
+        .unwrap_err();
     assert!(matches!(error, PhysicalError::NotLeader), "{error:?}");
     let after = Arc::clone(cluster.members[cluster.leader().await].node());
     after.remove(name.clone()).await.unwrap();
-    assert!(after.servers().1.iter().all(|server| server.node_id != name));
+    assert!(
+        after
+            .servers()
+            .1
+            .iter()
+            .all(|server| server.node_id != name)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,15 +137,17 @@ async fn requests_are_forwarded_to_the_leader() {
     let cluster = Cluster::of(2, Shape::default()).await;
     let leader = cluster.leader().await;
     let follower = cluster.followers().await[0];
-    cluster.members[leader].node().set_forward_handler(Arc::new(|hello, mut stream| {
-        Box::pin(async move {
-            let mut question = [0; 4];
-            stream.read_exact(&mut question).await.unwrap();
-            assert_eq!(&question, b"ping");
-            stream.write_all(hello.name.as_bytes()).await.unwrap();
-            stream.shutdown().await.unwrap();
-        })
-    }));
+    cluster.members[leader]
+        .node()
+        .set_forward_handler(Arc::new(|hello, mut stream| {
+            Box::pin(async move {
+                let mut question = [0; 4];
+                stream.read_exact(&mut question).await.unwrap();
+                assert_eq!(&question, b"ping");
+                stream.write_all(hello.name.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            })
+        }));
     let node = cluster.members[follower].node();
     let (mut stream, hello) = node.dial_forward().await.unwrap();
     assert_eq!(hello.name, cluster.members[leader].name);

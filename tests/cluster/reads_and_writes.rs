@@ -12,7 +12,10 @@ async fn acknowledged_write_is_seen_by_confirmed_reads_on_every_node() {
         let text = format!("value {round}");
         cluster.write("core/test", &text).await;
         for member in &cluster.members {
-            assert_eq!(confirmed(member.node(), "core/test").await, Some(text.clone()));
+            assert_eq!(
+                confirmed(member.node(), "core/test").await,
+                Some(text.clone())
+            );
         }
     }
 }
@@ -21,7 +24,9 @@ async fn acknowledged_write_is_seen_by_confirmed_reads_on_every_node() {
 async fn follower_refuses_writes() {
     let cluster = Cluster::of(2, Shape::default()).await;
     let follower = cluster.followers().await[0];
-    let error = put(cluster.members[follower].node(), "a", "b").await.unwrap_err();
+    let error = put(cluster.members[follower].node(), "a", "b")
+        .await
+        .unwrap_err();
     assert!(matches!(error, PhysicalError::NotLeader), "{error:?}");
 }
 
@@ -41,7 +46,9 @@ async fn precondition_decides_between_two_writers() {
     };
     let (first, second) = tokio::join!(leader.commit(claim("one")), leader.commit(claim("two")));
     let outcomes = [first.unwrap(), second.unwrap()];
-    let won = outcomes.iter().filter(|outcome| **outcome == Outcome::Applied);
+    let won = outcomes
+        .iter()
+        .filter(|outcome| **outcome == Outcome::Applied);
     assert_eq!(won.count(), 1, "{outcomes:?}");
 }
 
@@ -53,7 +60,9 @@ async fn many_concurrent_writers_all_succeed() {
         let leader = Arc::clone(&leader);
         tokio::spawn(async move {
             for round in 0..10 {
-                put(&leader, &format!("w/{writer}/{round}"), "x").await.unwrap();
+                put(&leader, &format!("w/{writer}/{round}"), "x")
+                    .await
+                    .unwrap();
             }
         })
     });
@@ -74,17 +83,25 @@ async fn many_concurrent_writers_all_succeed() {
 async fn limits_are_refused_in_openbaos_words() {
     let cluster = Cluster::of(1, Shape::default()).await;
     let node = cluster.members[0].node();
-    let error = put(node, &"k".repeat(KEY_BYTES_MAX + 1), "v").await.unwrap_err();
+    let error = put(node, &"k".repeat(KEY_BYTES_MAX + 1), "v")
+        .await
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "put failed due to key being too large; got 32769 bytes, max: 32768 bytes"
     );
-    let error = put(node, "k", &"v".repeat(VALUE_BYTES_MAX + 1)).await.unwrap_err();
+    let error = put(node, "k", &"v".repeat(VALUE_BYTES_MAX + 1))
+        .await
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "put failed due to value being too large; got 1048577 bytes, max: 1048576 bytes"
     );
-    put(node, &"k".repeat(KEY_BYTES_MAX), &"v".repeat(VALUE_BYTES_MAX))
-        .await
-        .unwrap();
+    put(
+        node,
+        &"k".repeat(KEY_BYTES_MAX),
+        &"v".repeat(VALUE_BYTES_MAX),
+    )
+    .await
+    .unwrap();
 }

@@ -62,7 +62,10 @@ async fn rotten_newest_snapshot_is_replaced_by_the_one_before() {
     cluster.leader().await;
     let node = cluster.members[0].node();
     for number in 0..75 {
-        assert_eq!(confirmed(node, &format!("k/{number}")).await, Some(filler()));
+        assert_eq!(
+            confirmed(node, &format!("k/{number}")).await,
+            Some(filler())
+        );
     }
 }
 
@@ -79,7 +82,12 @@ async fn follower_far_behind_catches_up_by_snapshot_and_restarts_from_it() {
     let node = cluster.members[follower].node();
     assert_eq!(confirmed(node, "k/149").await, Some(filler()));
     cluster.write("after", "1").await;
-    assert_eq!(confirmed(cluster.members[follower].node(), "after").await.as_deref(), Some("1"));
+    assert_eq!(
+        confirmed(cluster.members[follower].node(), "after")
+            .await
+            .as_deref(),
+        Some("1")
+    );
 
     cluster.down(follower).await;
     cluster.open(follower);
@@ -117,11 +125,7 @@ async fn restore_replaces_everything_on_every_node() {
     assert_eq!((epoch.entries)().count(), 1);
     leader.restore(archive(500)).await.unwrap();
     for member in &cluster.members {
-        let reader = member
-            .node()
-            .confirmed()
-            .await
-            .unwrap();
+        let reader = member.node().confirmed().await.unwrap();
         assert_eq!(reader.restore_epoch(), 1);
         assert_eq!(reader.list("restored/").await.unwrap().len(), 500);
         assert_eq!(value(reader.as_ref(), "old").await, None);
