@@ -53,6 +53,13 @@ impl HostPort {
             .is_ok_and(|address| address.is_unspecified())
     }
 
+    /// Whether only this machine can dial it.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+
     /// The same host, the next port.
     #[must_use]
     pub fn next_port(&self) -> Option<Self> {

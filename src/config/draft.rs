@@ -100,7 +100,15 @@ impl Draft {
         let (api_name, api_addr) = environment.over("API_ADDR", self.api_addr);
         let (cluster_name, cluster_addr) = environment.over("CLUSTER_ADDR", self.cluster_addr);
         let api = Advertised::api(&api_name, api_addr, first)?;
-        let cluster_addr = cluster_address(&cluster_name, cluster_addr, &api)?;
+        let cluster_addr = match cluster_addr {
+            Some(text) => cluster_address(&cluster_name, &text)?,
+            None => guessed_cluster_address(&api, first)?,
+        };
+        if cluster_addr.is_unspecified() {
+            return Err(ConfigError::Incomplete(format!(
+                "cannot use unspecified IP with raft storage: {cluster_addr}"
+            )));
+        }
         let cluster_listen = match &first.cluster_address {
             Some(address) => address.clone(),
             None => first.address.next_port().ok_or_else(no_next_port)?,
@@ -153,6 +161,8 @@ const LOG_FORMAT_EXPECTED: &str = "standard or json";
 struct Advertised {
     url: String,
     address: HostPort,
+    /// Taken from the listener, for want of anything better.
+    is_guess: bool,
 }
 
 impl Advertised {
@@ -177,6 +187,7 @@ impl Advertised {
             return Ok(Self {
                 url: format!("{scheme}://{}", listener.address),
                 address: listener.address.clone(),
+                is_guess: true,
             });
         };
         let port = if text.starts_with("http://") { 80 } else { 443 };
@@ -185,6 +196,7 @@ impl Advertised {
             Some(address) if is_url => Ok(Self {
                 url: text.trim_end_matches('/').to_owned(),
                 address,
+                is_guess: false,
             }),
             _ => incomplete(format!(
                 "{name}: expected a URL such as \"https://10.0.0.1:8200\", found {text:?}"
@@ -193,25 +205,34 @@ impl Advertised {
     }
 }
 
-fn cluster_address(
-    name: &str,
-    configured: Option<String>,
+fn cluster_address(name: &str, text: &str) -> Result<HostPort, ConfigError> {
+    HostPort::parse_url(text, 8201).ok_or_else(|| {
+        ConfigError::Incomplete(format!(
+            "{name}: expected a URL such as \"https://10.0.0.1:8201\", found {text:?}"
+        ))
+    })
+}
+
+/// The port after the API's, where the API is at an address that others can
+/// dial. Nobody said that loopback is one: a member recorded under 127.0.0.1
+/// is a trap that closes when the second machine joins.
+fn guessed_cluster_address(
     api: &Advertised,
+    listener: &ListenerConfig,
 ) -> Result<HostPort, ConfigError> {
-    let address = match configured {
-        None => api.address.next_port().ok_or_else(no_next_port)?,
-        Some(text) => HostPort::parse_url(&text, 8201).ok_or_else(|| {
-            ConfigError::Incomplete(format!(
-                "{name}: expected a URL such as \"https://10.0.0.1:8201\", found {text:?}"
-            ))
-        })?,
-    };
-    if address.is_unspecified() {
-        return Err(ConfigError::Incomplete(format!(
-            "cannot use unspecified IP with raft storage: {address}"
-        )));
+    if api.is_guess {
+        if let Some(address) = &listener.cluster_address
+            && !address.is_unspecified()
+        {
+            return Ok(address.clone());
+        }
+        if api.address.is_loopback() {
+            let text = "cluster_addr is missing and cannot be guessed from a listener on loopback: \
+                        set cluster_addr or api_addr";
+            return Err(ConfigError::Incomplete(text.into()));
+        }
     }
-    Ok(address)
+    api.address.next_port().ok_or_else(no_next_port)
 }
 
 fn no_next_port() -> ConfigError {

@@ -84,7 +84,11 @@ impl<'a> Section<'a> {
         };
         match read(&text) {
             Some(value) => Ok(Some(value)),
-            None => Err(self.error(self.line_of(key), key, expected)),
+            None => {
+                let shown: String = text.chars().take(CHARACTERS_SHOWN).collect();
+                let expected = format!("{expected}, found {shown:?}");
+                Err(self.error(self.line_of(key), key, &expected))
+            }
         }
     }
 
@@ -260,14 +264,14 @@ impl<'a> Section<'a> {
         ConfigError::Key {
             file: self.file.clone(),
             line,
-            key: key.chars().take(KEY_CHARACTERS_SHOWN).collect(),
+            key: key.chars().take(CHARACTERS_SHOWN).collect(),
             place,
             expected: expected.to_owned(),
         }
     }
 }
 
-const KEY_CHARACTERS_SHOWN: usize = 60;
+const CHARACTERS_SHOWN: usize = 60;
 
 /// Levenshtein distance, of the first 64 characters.
 fn edit_distance(left: &str, right: &str) -> usize {

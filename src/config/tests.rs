@@ -38,6 +38,7 @@ storage "raft" {
 listener "tcp" {
   tls_disable = true
 }
+api_addr = "http://127.0.0.1:8200"
 "#;
 
 #[test]
@@ -133,11 +134,11 @@ fn load_full_hcl() {
 fn load_json_in_its_spellings() {
     for text in [
         r#"{"storage": {"raft": {"path": "/d", "node_id": "x"}},
-            "listener": {"tcp": {"address": "127.0.0.1:9200", "tls_disable": true}}}"#,
+            "api_addr": "http://127.0.0.1:9200", "listener": {"tcp": {"address": "127.0.0.1:9200", "tls_disable": true}}}"#,
         r#"{"storage": [{"raft": {"path": "/d", "node_id": "x"}}],
-            "listener": [{"tcp": {"address": "127.0.0.1:9200", "tls_disable": "true"}}]}"#,
+            "api_addr": "http://127.0.0.1:9200", "listener": [{"tcp": {"address": "127.0.0.1:9200", "tls_disable": "true"}}]}"#,
         r#"{"storage": {"raft": [{"path": "/d", "node_id": "x"}]},
-            "listener": [{"tcp": [{"address": "127.0.0.1:9200", "tls_disable": "1"}]}]}"#,
+            "api_addr": "http://127.0.0.1:9200", "listener": [{"tcp": [{"address": "127.0.0.1:9200", "tls_disable": "1"}]}]}"#,
     ] {
         let config = load_text("a.json", text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(config.storage.node_id.as_deref(), Some("x"));
@@ -185,7 +186,7 @@ fn load_errors_name_file_line_key_and_expectation() {
         ),
         (
             "listener \"tcp\" {\n address = \"127.0.0.1\"\n}",
-            "a.hcl:2: \"address\" in listener \"tcp\": expected an address such as \"127.0.0.1:8200\"",
+            "a.hcl:2: \"address\" in listener \"tcp\": expected an address such as \"127.0.0.1:8200\", found \"127.0.0.1\"",
         ),
         (
             "listener \"tcp\" {}",
@@ -201,7 +202,7 @@ fn load_errors_name_file_line_key_and_expectation() {
         ),
         (
             "log_level = \"loud\"",
-            "a.hcl:1: \"log_level\": expected trace, debug, info, warn or error",
+            "a.hcl:1: \"log_level\": expected trace, debug, info, warn or error, found \"loud\"",
         ),
         (
             "storage \"raft\" { performance_multiplier = 11 }",

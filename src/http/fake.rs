@@ -196,6 +196,10 @@ impl VaultService for FakeVault {
         })
     }
 
+    fn may_send_archive(&self, token: Token) -> BoxFuture<'_, Result<(), VaultError>> {
+        Box::pin(async move { token.map(drop).ok_or(VaultError::PermissionDenied) })
+    }
+
     fn snapshot_restore(
         &self,
         _: Token,

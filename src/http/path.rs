@@ -29,6 +29,9 @@ pub fn target(encoded: &str) -> Target {
         return Target::Unprintable;
     }
     let cleaned = clean(encoded);
+    if decoded != encoded && cleaned == encoded && decoded.split('/').any(|part| part == "..") {
+        return Target::Malformed("relative paths not supported");
+    }
     if cleaned != encoded {
         return Target::Redirect(cleaned);
     }
@@ -132,6 +135,10 @@ mod tests {
             ("/v1/kv1/a%0ab", Target::Unprintable),
             ("/v1/kv1/%zz", Target::Malformed("invalid URL escape")),
             ("/v1/kv1/%4", Target::Malformed("invalid URL escape")),
+            (
+                "/v1/kv1/%2e%2e/core",
+                Target::Malformed("relative paths not supported"),
+            ),
             ("/v1/kv1/%ff", Target::Malformed("path is not valid UTF-8")),
         ] {
             assert_eq!(target(path), expected, "{path}");

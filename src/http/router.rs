@@ -64,6 +64,10 @@ impl Router {
         if head_only {
             *reply.body_mut() = empty();
         }
+        if !arrival.forwarded {
+            // Between nodes only.
+            reply.headers_mut().remove(NOT_DONE);
+        }
         add_common_headers(&mut reply);
         reply
     }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::body::{Body, BodyError, spool};
 use super::errors::{self, Spelling};
 use super::forward;
-use super::reply::{self, NOT_DONE, Reply, no_content, typed};
+use super::reply::{self, Reply, no_content, typed};
 use super::request::{Arrival, Call, flag, token};
 use super::router::{Router, not_done, to_its_end};
 use super::service::ArchiveWriter;
@@ -105,6 +105,9 @@ async fn restore(router: &Router, call: Call, arrival: &Arrival, force: bool) ->
         }
     }
     let token = token(&call.headers);
+    if let Err(error) = router.vault.may_send_archive(token.clone()).await {
+        return refused(&error);
+    }
     let archive = match spool(call.body, arrival.body_time_max).await {
         Ok(archive) => archive,
         Err(error) => return errors::unread(&error),
@@ -114,8 +117,15 @@ async fn restore(router: &Router, call: Call, arrival: &Arrival, force: bool) ->
         to_its_end(async move { vault.snapshot_restore(token, archive, force).await }).await;
     match restored {
         Ok(()) => no_content(),
-        Err(error @ VaultError::Standby) => not_done(errors::reply(&error, Spelling::Logical)),
-        Err(error) => errors::reply(&error, Spelling::Logical),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &VaultError) -> Reply {
+    let reply = errors::reply(error, Spelling::Logical);
+    match error {
+        VaultError::Standby | VaultError::NoActiveNode => not_done(reply),
+        _ => reply,
     }
 }
 
@@ -135,10 +145,7 @@ async fn pass_through(router: &Router, call: Call) -> Reply {
         Err(error) => return reply::errors(StatusCode::BAD_REQUEST, &[error.to_string()]),
     };
     match router.forwarder.forward(request).await {
-        Ok(mut reply) => {
-            reply.headers_mut().remove(NOT_DONE);
-            reply
-        }
+        Ok(reply) => reply,
         Err(error) => reply::errors(StatusCode::INTERNAL_SERVER_ERROR, &[error.to_string()]),
     }
 }

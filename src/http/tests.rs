@@ -628,7 +628,8 @@ async fn snapshots_stream_both_ways_through_a_standby() {
     for path in ["snapshot", "snapshot-force"] {
         let line = format!("POST /v1/sys/storage/raft/{path}");
         leader.restored_bytes.store(0, Ordering::SeqCst);
-        assert_eq!(ask(server.address, &line, "", &archive).await.status, 204);
+        let sent = ask(server.address, &line, "X-Vault-Token: t\r\n", &archive).await;
+        assert_eq!(sent.status, 204);
         assert_eq!(leader.restored_bytes.load(Ordering::SeqCst), archive.len());
     }
 }
