@@ -1,11 +1,13 @@
 //! `jepsen`: drives real server processes as a black box, on loopback only,
-//! breaks them, and checks that nothing acknowledged was lost.
+//! breaks them, and checks that nothing acknowledged was lost; and judges
+//! recorded histories.
 //!
-//! Exit codes: 0 the property held; 1 it was violated; 255 the harness itself
-//! could not run the experiment (which is not a verdict).
+//! Exit codes: 0 the property held; 1 it was violated; 2 undecided (`check`);
+//! 255 the harness itself could not do its work, which is not a verdict.
 
 mod api;
 mod bench;
+mod check;
 mod client;
 mod cluster;
 mod ledger;
@@ -30,9 +32,11 @@ enum Verdict {
 
 #[derive(Parser)]
 #[command(about = "Fault injection, load and checking with real processes")]
-struct Arguments {
-    #[command(subcommand)]
-    experiment: Experiment,
+enum Command {
+    /// Is a recorded history linearizable?
+    Check(check::CheckArguments),
+    #[command(flatten)]
+    Experiment(Experiment),
 }
 
 #[derive(Subcommand)]
@@ -66,11 +70,14 @@ impl Experiment {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let experiment = match Command::parse() {
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Experiment(experiment) => experiment,
+    };
     // Dropping the experiment ends its processes and removes its files, so an
     // interrupted run leaves nothing behind.
     let outcome = tokio::select! {
-        outcome = arguments.experiment.run() => outcome,
+        outcome = experiment.run() => outcome,
         () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match outcome {

@@ -5,6 +5,23 @@
 //! Everything blocks. Every error names operation and path. After the first
 //! failed write or sync of a file the caller must not use it again (D-004).
 
+mod real;
+
+mod direct;
+
+mod lock;
+
+mod memory;
+
+mod crash;
+
+#[cfg(test)]
+mod tests;
+
+pub use crash::{Fate, Unsynced};
+pub use memory::MemoryDisk;
+pub use real::RealDisk;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +41,16 @@ pub struct DiskError {
     /// The system's word.
     #[source]
     pub source: io::Error,
+}
+
+impl DiskError {
+    pub(crate) fn new(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            operation,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
 }
 
 /// Result of a file operation.

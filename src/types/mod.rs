@@ -6,9 +6,11 @@ mod entry;
 mod ids;
 mod membership;
 mod persist;
+mod state;
 
 pub use command::{Command, Operation, Outcome, Precondition, RestoreStep, Transaction};
 pub use entry::{Entry, EntryPayload};
 pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
 pub use membership::{Member, Membership, MembershipChange};
 pub use persist::{HardState, LogWrite, Mark, SnapshotMeta};
+pub use state::{Record, RestoreProgress, StateHeader};

@@ -43,10 +43,11 @@ fn collect(folder: &Path, suffix: &str, files: &mut Vec<TextFile>) {
             .expect("a folder of the repository is readable")
             .path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if FOREIGN.contains(&name.as_ref()) {
+            continue; // `.git` is a file in a worktree
+        }
         if path.is_dir() {
-            if !FOREIGN.contains(&name.as_ref()) {
-                collect(&path, suffix, files);
-            }
+            collect(&path, suffix, files);
         } else if name.ends_with(suffix) {
             // What is no UTF-8 is no text.
             if let Ok(text) = fs::read_to_string(&path) {

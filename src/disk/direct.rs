@@ -1,0 +1,128 @@
+//! The durable write: one call that returns when the blocks are on the disk.
+//!
+//! `O_DIRECT` with a per-write `RWF_DSYNC` where the file system takes it, so
+//! that an error belongs to the call that caused it and no page cache can
+//! claim otherwise later; else the same through the page cache; else a write
+//! and `fdatasync`. A file system that refuses a way (`EINVAL`,
+//! `EOPNOTSUPP`, `ENOSYS`) did no part of it: falling back is not a retry of a
+//! failed write.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+
+use super::BLOCK_BYTES;
+
+/// Writes whole blocks of one file durably.
+pub(super) struct DurableWriter {
+    way: Way,
+    buffer: AlignedBuffer,
+}
+
+enum Way {
+    /// Past the page cache, through this second descriptor. Per-write
+    /// `RWF_DSYNC` instead of `O_DSYNC`: rustix 1.1 maps its `DSYNC` open flag
+    /// to `O_SYNC`, which also waits for time stamps.
+    Direct(File),
+    /// Through the page cache, synchronous.
+    Dsync,
+    /// Through the page cache, then `fdatasync`.
+    Flush,
+}
+
+impl DurableWriter {
+    /// Chooses the best way the file system offers for `path`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = i32::try_from(OFlags::DIRECT.bits()).expect("open flags fit a C int");
+        let way = match OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+        {
+            Ok(file) => Way::Direct(file),
+            // No `/proc` to reach the file by its descriptor: also only slower.
+            Err(error) if is_refusal(&error) || error.kind() == io::ErrorKind::NotFound => {
+                Way::Dsync
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            way,
+            buffer: AlignedBuffer::default(),
+        })
+    }
+
+    /// Writes `blocks` at `offset`, both multiples of [`BLOCK_BYTES`]; durable
+    /// on return. `cached` is the file's ordinary descriptor.
+    pub(super) fn write(&mut self, cached: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
+        if let Way::Direct(direct) = &self.way {
+            match write_dsync(direct, offset, self.buffer.aligned(blocks)) {
+                Err(error) if is_refusal(&error) => self.way = Way::Dsync,
+                result => return result,
+            }
+        }
+        if matches!(self.way, Way::Dsync) {
+            match write_dsync(cached, offset, blocks) {
+                Err(error) if is_refusal(&error) => self.way = Way::Flush,
+                result => return result,
+            }
+        }
+        cached.write_all_at(blocks, offset)?;
+        cached.sync_data()
+    }
+}
+
+fn write_dsync(file: &File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match pwritev2(file, &[IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                bytes = &bytes[written..];
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS))
+}
+
+/// A reusable buffer that starts on a block boundary, as direct I/O demands.
+#[derive(Default)]
+struct AlignedBuffer {
+    bytes: Vec<u8>,
+}
+
+impl AlignedBuffer {
+    /// Kept between writes up to this size, in bytes.
+    const KEPT_BYTES_MAX: usize = 1 << 20;
+
+    /// The same bytes at an aligned address: themselves if they are already.
+    fn aligned<'a>(&'a mut self, source: &'a [u8]) -> &'a [u8] {
+        if source.as_ptr().align_offset(BLOCK_BYTES) == 0 {
+            return source;
+        }
+        if self.bytes.len() > Self::KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+        let wanted = source.len() + BLOCK_BYTES;
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
+        let start = self.bytes.as_ptr().align_offset(BLOCK_BYTES);
+        let target = &mut self.bytes[start..start + source.len()];
+        target.copy_from_slice(source);
+        target
+    }
+}

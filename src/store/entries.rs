@@ -1,0 +1,129 @@
+//! A set of storage entries: the map, and how many bytes it holds.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::map::{PersistentMap, StateMap};
+
+/// Storage entries with their byte count.
+///
+/// Invariant: `bytes` is the sum of all key and value lengths.
+#[derive(Clone, Default)]
+pub struct Entries<M = PersistentMap> {
+    map: M,
+    bytes: u64,
+}
+
+impl<M: StateMap> Entries<M> {
+    /// The value at `key`.
+    pub fn value(&self, key: &str) -> Option<&Arc<[u8]>> {
+        self.map.value(key)
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: Arc<str>, value: Arc<[u8]>) {
+        let key_length = key.len();
+        self.bytes += (key_length + value.len()) as u64;
+        if let Some(former) = self.map.set(key, value) {
+            self.subtract(key_length, &former);
+        }
+    }
+
+    /// Removes a key; absent is fine.
+    pub fn delete(&mut self, key: &str) {
+        if let Some(former) = self.map.unset(key) {
+            self.subtract(key.len(), &former);
+        }
+    }
+
+    /// Number of entries.
+    pub fn count(&self) -> usize {
+        self.map.count()
+    }
+
+    /// Length of all keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Names directly below `prefix`, ascending; a name with more below it
+    /// appears once and ends in `/`. Costs O(names × log entries): everything
+    /// below a sub-folder is skipped by one search.
+    pub fn list(&self, prefix: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut range = self.map.range_from(Bound::Included(prefix));
+        while let Some((key, _)) = range.next() {
+            let Some(rest) = key.strip_prefix(prefix) else {
+                break;
+            };
+            match rest.find('/') {
+                None if rest.is_empty() => {}
+                None => names.push(rest.to_owned()),
+                Some(slash) => {
+                    names.push(rest[..=slash].to_owned());
+                    let folder = &key[..prefix.len() + slash];
+                    let after = format!("{folder}{AFTER_SLASH}");
+                    range = self.map.range_from(Bound::Included(after.as_str()));
+                }
+            }
+        }
+        names
+    }
+
+    /// Up to `limit` entries after `last` (`None`: from the beginning).
+    fn page(&self, last: Option<&str>, limit: usize) -> VecDeque<(Arc<str>, Arc<[u8]>)> {
+        self.map
+            .range_from(last.map_or(Bound::Unbounded, Bound::Excluded))
+            .take(limit)
+            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
+            .collect()
+    }
+
+    fn subtract(&mut self, key_length: usize, former: &[u8]) {
+        let former_bytes = (key_length + former.len()) as u64;
+        assert!(former_bytes <= self.bytes);
+        self.bytes -= former_bytes;
+    }
+}
+
+impl Entries {
+    /// Walks a picture of all entries in key order.
+    pub fn scan(&self) -> Scan {
+        Scan {
+            entries: self.clone(),
+            page: VecDeque::new(),
+            last: None,
+        }
+    }
+}
+
+/// An owned walk over a picture of the entries, in key order: it borrows
+/// nothing, so it can move to another thread and outlive the store.
+pub struct Scan {
+    entries: Entries,
+    page: VecDeque<(Arc<str>, Arc<[u8]>)>,
+    last: Option<Arc<str>>,
+}
+
+impl Iterator for Scan {
+    type Item = (Arc<str>, Arc<[u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty() {
+            self.page = self.entries.page(self.last.as_deref(), PAGE_ENTRIES);
+            self.last = self
+                .page
+                .back()
+                .map(|(key, _)| Arc::clone(key))
+                .or(self.last.take());
+        }
+        self.page.pop_front()
+    }
+}
+
+/// The character after `/`: no key below a folder reaches it.
+const AFTER_SLASH: char = '0';
+
+/// Entries fetched by one search of a [`Scan`].
+const PAGE_ENTRIES: usize = 256;

@@ -1,0 +1,315 @@
+//! What a log means after a crash, and what is done about it.
+//!
+//! Reading stops at the first block `p` that begins no valid batch. Every batch
+//! header carries a promise: everything below its synced LSN was durable before
+//! it was written. With `S` the greatest promise anywhere behind `p`:
+//!
+//! | segment ends  | next segment  | `S > p` | rest is zero | so                      |
+//! |---------------|---------------|---------|--------------|-------------------------|
+//! | with SEAL     | exists        |         |              | read on                 |
+//! | with SEAL     | missing       |         |              | damaged                 |
+//! | broken at `p` | holds batches |         |              | damaged                 |
+//! | broken at `p` | none or empty | yes     |              | damaged: `p` was durable |
+//! | broken at `p` | none or empty | no      | yes          | clean: append at `p`    |
+//! | broken at `p` | none or empty | no      | no           | torn: close at `p`      |
+//!
+//! A torn segment is never appended to: a SEAL batch is written at `p`, over
+//! what was torn, and the log goes on in a new segment. Bytes behind a SEAL are
+//! never read again. Cutting so is idempotent, whenever it is interrupted.
+//!
+//! Damage leaves every file untouched. Only the last acknowledged batch can be
+//! damaged and taken for torn, until a later promise covers it: hence MARK.
+
+use std::path::Path;
+
+use crate::disk::Disk;
+use crate::types::{LogIndex, Term};
+
+use super::batch::ClosedBatch;
+use super::error::{Damage, LostRange, WalError};
+use super::format::{
+    BLOCK, HeaderFault, Identity, Lsn, SealRow, SegmentHeader, VERSION, seal_bytes,
+};
+use super::segment::list_segments;
+use super::walk::{OpenSegment, Remains, SegmentEnd, Walk};
+
+/// How the log was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It ends where the last write ended.
+    Clean,
+    /// The last write was never acknowledged and is incomplete: it was cut.
+    TornTail {
+        /// Sequence number of the segment.
+        segment: u64,
+        /// Byte offset of the cut.
+        offset: u64,
+        /// The entries cut, if the torn write still names them.
+        discarded: Option<(LogIndex, LogIndex)>,
+    },
+}
+
+/// Everything recovery found out, before it changes anything.
+pub(super) struct Recovered {
+    pub walk: Walk,
+    pub verdict: Verdict,
+    /// Headers of all segments that count, ascending; the last one's file.
+    pub headers: Vec<SegmentHeader>,
+    pub tail: OpenSegment,
+    pub tail_offset: u64,
+    /// An empty segment after the tail, prepared and never begun.
+    pub unused: Option<u64>,
+}
+
+/// Reads the log in a folder and judges it. Writes nothing.
+///
+/// # Errors
+/// No log, a foreign or newer one, a damaged one, or the disk's.
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    expected: Option<Identity>,
+) -> Result<Recovered, WalError> {
+    let mut segments = open_segments(disk, dir)?;
+    check_identity(&segments, expected)?;
+    let Some(Ok(oldest)) = segments.first().map(|(_, segment)| segment) else {
+        return Err(damage_of_header(&segments, 0, None));
+    };
+    let mut walk = Walk::new(&oldest.header);
+    let mut headers: Vec<SegmentHeader> = Vec::new();
+    for position in 0..segments.len() {
+        let (sequence, Ok(segment)) = &segments[position] else {
+            return Err(damage_of_header(&segments, position, Some(&walk)));
+        };
+        check_place(headers.last(), &segment.header)?;
+        headers.push(segment.header);
+        let end = walk.read(segment).map_err(|contradiction| {
+            damage(*sequence, contradiction.offset, contradiction.what, None)
+        })?;
+        let offset = match end {
+            SegmentEnd::Sealed if position + 1 < segments.len() => continue,
+            SegmentEnd::Sealed => {
+                let what = "the segment after a closed one is missing, found";
+                return Err(damage(sequence + 1, 0, what, None));
+            }
+            SegmentEnd::Broken { offset } => offset,
+        };
+        let verdict = judge(&segments, position, offset, &mut walk)?;
+        check_end(&walk, &segment.header, offset)?;
+        let unused = segments.get(position + 1).map(|(sequence, _)| *sequence);
+        let (_, Ok(tail)) = segments.swap_remove(position) else {
+            unreachable!("this segment was just read");
+        };
+        return Ok(Recovered {
+            walk,
+            verdict,
+            headers,
+            tail,
+            tail_offset: offset,
+            unused,
+        });
+    }
+    unreachable!("the last segment is not sealed with a successor")
+}
+
+type Segments = Vec<(u64, Result<OpenSegment, HeaderFault>)>;
+
+/// Every segment from the oldest to the newest; a missing one in between
+/// counts as damaged.
+fn open_segments(disk: &dyn Disk, dir: &Path) -> Result<Segments, WalError> {
+    let present = match disk.list(dir) {
+        Ok(_) => list_segments(disk, dir)?,
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    if present.is_empty() {
+        return Err(WalError::Missing(dir.to_path_buf()));
+    }
+    // Names may have been seen that are not durable yet.
+    disk.sync_dir(dir)?;
+    let mut segments = Segments::new();
+    for sequence in present {
+        if let Some((previous, _)) = segments.last()
+            && previous + 1 < sequence
+        {
+            segments.push((previous + 1, Err(HeaderFault::Damaged)));
+        }
+        segments.push((sequence, OpenSegment::open(disk, dir, sequence)?));
+    }
+    Ok(segments)
+}
+
+fn check_identity(segments: &Segments, expected: Option<Identity>) -> Result<(), WalError> {
+    let mut expected = expected;
+    for (sequence, segment) in segments {
+        match segment {
+            Ok(segment) => {
+                let found = segment.header.identity;
+                let expected = *expected.get_or_insert(found);
+                if found != expected {
+                    return Err(WalError::Foreign {
+                        segment: *sequence,
+                        expected,
+                        found,
+                    });
+                }
+            }
+            Err(HeaderFault::Version(found)) => {
+                return Err(WalError::Version {
+                    segment: *sequence,
+                    found: *found,
+                    known: VERSION,
+                });
+            }
+            Err(HeaderFault::Damaged) => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_place(previous: Option<&SegmentHeader>, header: &SegmentHeader) -> Result<(), WalError> {
+    match previous {
+        Some(previous) if previous.lsn(u64::from(previous.segment_bytes)) != header.base_lsn => {
+            let what = "a segment that does not follow the one before";
+            Err(damage(header.sequence, 0, what, None))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The decision table for a segment that is broken at `offset`.
+fn judge(
+    segments: &Segments,
+    position: usize,
+    offset: u64,
+    walk: &mut Walk,
+) -> Result<Verdict, WalError> {
+    let (sequence, Ok(segment)) = &segments[position] else {
+        unreachable!("only a readable segment is judged");
+    };
+    let mut remains = Remains::scan(segment, offset, |header| walk.note_vote(&header.hard_state));
+    let mut later_is_used = segments.len() > position + 2;
+    for (_, later) in &segments[position + 1..] {
+        match later {
+            Ok(later) => {
+                walk.note_vote(&later.header.hard_state);
+                later_is_used |=
+                    remains.add_later(later, |header| walk.note_vote(&header.hard_state));
+            }
+            Err(_) => later_is_used = true,
+        }
+    }
+    let is_promised = remains.promise > segment.header.lsn(offset);
+    match (later_is_used, is_promised, remains.is_zero) {
+        (true, _, _) | (_, true, _) => {
+            let lost = lost_range(walk.index.last(), &remains);
+            Err(damage(*sequence, offset, "an unreadable batch", lost))
+        }
+        (false, false, true) => Ok(Verdict::Clean),
+        (false, false, false) => Ok(Verdict::TornTail {
+            segment: *sequence,
+            offset,
+            discarded: remains
+                .broken
+                .filter(|header| header.first_index <= header.last_index)
+                .map(|header| (header.first_index, header.last_index)),
+        }),
+    }
+}
+
+/// What acknowledged entries the broken batch and those after it held: by its
+/// own record headers or header, by the SEAL table, or by what its successor
+/// says came before.
+fn lost_range(end: (LogIndex, Term), remains: &Remains) -> Option<LostRange> {
+    let successor_lsn = remains.successor.map_or(Lsn(u64::MAX), |header| header.lsn);
+    if let (Some(range), Some(header)) = (&remains.unreadable, remains.broken) {
+        return Some(LostRange {
+            first: *range.start(),
+            last: *range.end(),
+            first_term: header.term,
+            last_term: header.term,
+        });
+    }
+    let own = remains
+        .broken
+        .map(|header| ClosedBatch::new(&header, 0).row);
+    let named = remains.rows.iter().filter(|row| row.lsn < successor_lsn);
+    let rows: Vec<&SealRow> = own
+        .iter()
+        .chain(named)
+        .filter(|row| row.first_index <= row.last_index)
+        .collect();
+    if let (Some(first), Some(last)) = (
+        rows.iter().min_by_key(|row| row.first_index),
+        rows.iter().max_by_key(|row| row.last_index),
+    ) {
+        return Some(LostRange {
+            first: first.first_index,
+            last: last.last_index,
+            first_term: first.term,
+            last_term: last.term,
+        });
+    }
+    let successor = remains.successor?;
+    let first = end.0.next();
+    (first <= successor.prev_index).then_some(LostRange {
+        first,
+        last: successor.prev_index,
+        first_term: end.1,
+        last_term: successor.prev_term,
+    })
+}
+
+/// Checks on the log as a whole, once its end is known.
+fn check_end(walk: &Walk, tail: &SegmentHeader, offset: u64) -> Result<(), WalError> {
+    let (last_index, last_term) = walk.index.last();
+    if walk.hard_state.commit_index > last_index {
+        let lost = LostRange {
+            first: last_index.next(),
+            last: walk.hard_state.commit_index,
+            first_term: last_term,
+            last_term: walk.hard_state.term,
+        };
+        let what = "an end of the log below the commit index";
+        return Err(damage(tail.sequence, offset, what, Some(lost)));
+    }
+    let batch_count = walk.rows.len() as u64;
+    if offset + seal_bytes(batch_count) > tail.area_end() {
+        let what = "no room to close the segment";
+        return Err(damage(tail.sequence, offset, what, None));
+    }
+    // A prefix is dropped only once what remains says where it begins.
+    if walk.last.is_none() {
+        let what = "no batch to continue";
+        return Err(damage(tail.sequence, offset, what, None));
+    }
+    Ok(())
+}
+
+fn damage_of_header(segments: &Segments, position: usize, walk: Option<&Walk>) -> WalError {
+    let successor = segments[position + 1..].iter().find_map(|(_, later)| {
+        let later = later.as_ref().ok()?;
+        let remains = Remains::scan(later, BLOCK, |_| {});
+        remains.broken.or(remains.successor)
+    });
+    let remains = Remains {
+        promise: Lsn(0),
+        is_zero: false,
+        broken: None,
+        unreadable: None,
+        successor,
+        rows: Vec::new(),
+    };
+    let end = walk.map_or_else(Default::default, |walk| walk.index.last());
+    let what = "a missing or unreadable segment header";
+    damage(segments[position].0, 0, what, lost_range(end, &remains))
+}
+
+fn damage(segment: u64, offset: u64, what: &'static str, lost: Option<LostRange>) -> WalError {
+    WalError::Damaged(Damage {
+        segment,
+        offset,
+        what,
+        lost,
+    })
+}

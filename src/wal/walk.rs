@@ -1,0 +1,355 @@
+//! Reading segments from the front: batch by batch while everything is as it
+//! was written, and looking behind the first batch that is not.
+//!
+//! Nothing here writes.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use crate::codec;
+use crate::disk::{Disk, DiskResult, File};
+use crate::types::{Entry, HardState, LogIndex, Term};
+
+use super::batch::{
+    BatchId, ClosedBatch, Records, is_intact, seal_table, unreadable_entries, vote_order,
+};
+use super::format::{
+    BATCH_HEADER, BLOCK, BatchHeader, CONTINUES, HeaderFault, Lsn, MARK, RESET, SEAL,
+    SEGMENT_HEADER, SealRow, SegmentHeader,
+};
+use super::index::Index;
+use super::segment::segment_name;
+
+/// A segment opened for recovery.
+pub(super) struct OpenSegment {
+    pub header: SegmentHeader,
+    pub file: Box<dyn File>,
+}
+
+impl OpenSegment {
+    /// Opens a segment and reads its header, or else its header's copy. What
+    /// is read afterwards is on the disk, not only in a cache.
+    pub fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        sequence: u64,
+    ) -> DiskResult<Result<Self, HeaderFault>> {
+        let mut file = disk.open(&dir.join(segment_name(sequence)))?;
+        // A process that was killed may have left writes that never were
+        // durable; they are about to be believed.
+        file.sync()?;
+        file.drop_cache()?;
+        let length = file.length()?;
+        let read = |offset: u64| {
+            let mut bytes = [0; SEGMENT_HEADER];
+            // Unreadable counts as damaged, never as absent.
+            let read = file.read_at(offset, &mut bytes);
+            read.map_or(Err(HeaderFault::Damaged), |()| {
+                SegmentHeader::decode(&bytes)
+            })
+        };
+        let header = match read(0) {
+            Err(HeaderFault::Damaged) => read(length.saturating_sub(BLOCK)),
+            result => result,
+        };
+        Ok(header.and_then(|header| {
+            let right_place =
+                header.sequence == sequence && u64::from(header.segment_bytes) == length;
+            match right_place {
+                true => Ok(Self { header, file }),
+                false => Err(HeaderFault::Damaged),
+            }
+        }))
+    }
+
+    fn header_at(&self, offset: u64) -> Option<(BatchHeader, u32)> {
+        let mut bytes = [0; BATCH_HEADER];
+        self.file.read_at(offset, &mut bytes).ok()?;
+        BatchHeader::decode(&self.header, offset, &bytes)
+    }
+
+    fn unreadable_entries(
+        &self,
+        offset: u64,
+        header: &BatchHeader,
+    ) -> Option<RangeInclusive<LogIndex>> {
+        let mut batch = vec![0; header.length as usize];
+        self.file.read_at(offset, &mut batch).ok()?;
+        unreadable_entries(header, self.header.seed(), &batch)
+    }
+
+    fn body_at(&self, offset: u64, header: &BatchHeader) -> Option<Vec<u8>> {
+        // The header's length was checked against the file's.
+        let mut batch = vec![0; header.length as usize];
+        self.file.read_at(offset, &mut batch).ok()?;
+        is_intact(header, self.header.seed(), &batch).then_some(batch)
+    }
+}
+
+/// Where reading a segment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SegmentEnd {
+    /// With its SEAL batch.
+    Sealed,
+    /// Before a block that begins no batch of this log.
+    Broken {
+        /// Its offset.
+        offset: u64,
+    },
+}
+
+/// A batch that cannot be part of this log although its checksums hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contradiction {
+    pub offset: u64,
+    pub what: &'static str,
+}
+
+/// What was read so far.
+pub(super) struct Walk {
+    pub index: Index,
+    pub entries: Vec<Entry>,
+    /// Of the batches read.
+    pub hard_state: HardState,
+    /// Greatest (term, vote) in any header, read or only seen.
+    pub highest: HardState,
+    pub snapshot: Option<(LogIndex, Term)>,
+    /// The last batch that counts; `None` before the first.
+    pub last: Option<BatchId>,
+    /// Whether that was a MARK.
+    pub ends_with_mark: bool,
+    /// Batches that count in the segment being read.
+    pub rows: Vec<SealRow>,
+    /// Greatest index in each segment read, by sequence number.
+    pub last_indexes: Vec<(u64, LogIndex)>,
+    /// Batches of a write whose end was not reached yet.
+    staged: Vec<Staged>,
+}
+
+struct Staged {
+    header: BatchHeader,
+    crc: u32,
+    offset: u64,
+    entries: Vec<Entry>,
+}
+
+impl Walk {
+    /// Before the oldest segment there is.
+    pub fn new(oldest: &SegmentHeader) -> Self {
+        Self {
+            index: Index::default(),
+            entries: Vec::new(),
+            hard_state: HardState::default(),
+            highest: oldest.hard_state,
+            snapshot: oldest.snapshot,
+            // Only of the first of all segments is it known what came before.
+            last: (oldest.sequence == 1).then(BatchId::default),
+            ends_with_mark: false,
+            rows: Vec::new(),
+            last_indexes: Vec::new(),
+            staged: Vec::new(),
+        }
+    }
+
+    /// Reads one segment up to its end or the first block that breaks it. A
+    /// write that is not complete by then does not count: it is where the
+    /// segment breaks.
+    pub fn read(&mut self, segment: &OpenSegment) -> Result<SegmentEnd, Contradiction> {
+        let sequence = segment.header.sequence;
+        self.rows.clear();
+        self.last_indexes.push((sequence, LogIndex(0)));
+        self.note_vote(&segment.header.hard_state);
+        let mut chain = self.last;
+        let mut offset = BLOCK;
+        while let Some((header, crc)) = segment.header_at(offset) {
+            let previous = BatchId {
+                lsn: header.prev_lsn,
+                crc: header.prev_crc,
+            };
+            if chain.is_some_and(|chain| chain != previous) {
+                break;
+            }
+            let Some(batch) = segment.body_at(offset, &header) else {
+                break;
+            };
+            let entries = decode_entries(&header, segment.header.seed(), &batch)
+                .map_err(|what| Contradiction { offset, what })?;
+            self.note_vote(&header.hard_state);
+            self.staged.push(Staged {
+                header,
+                crc,
+                offset,
+                entries,
+            });
+            if !header.has(CONTINUES) {
+                self.accept_staged(sequence)?;
+            }
+            if header.has(SEAL) {
+                return Ok(SegmentEnd::Sealed);
+            }
+            chain = Some(BatchId {
+                lsn: header.lsn,
+                crc,
+            });
+            offset += u64::from(header.length);
+        }
+        let incomplete = self.staged.first().map(|staged| staged.offset);
+        self.staged.clear();
+        Ok(SegmentEnd::Broken {
+            offset: incomplete.unwrap_or(offset),
+        })
+    }
+
+    fn accept_staged(&mut self, sequence: u64) -> Result<(), Contradiction> {
+        for staged in std::mem::take(&mut self.staged) {
+            let Staged { header, offset, .. } = staged;
+            let batch = ClosedBatch::new(&header, staged.crc);
+            if self.last.is_none() {
+                self.index = Index::starting_after((header.prev_index, header.prev_term));
+            }
+            if !self.index.accepts(&batch) {
+                let what = "a batch that does not continue the log";
+                return Err(Contradiction { offset, what });
+            }
+            self.index.add(&batch, sequence, offset);
+            if header.has(RESET) {
+                self.snapshot = Some((header.prev_index, header.prev_term));
+                self.entries.clear();
+            }
+            let keep = self
+                .entries
+                .partition_point(|entry| entry.index < header.first_index);
+            self.entries.truncate(keep);
+            self.entries.extend(staged.entries);
+            let commit_index = self
+                .hard_state
+                .commit_index
+                .max(header.hard_state.commit_index);
+            self.hard_state = HardState {
+                commit_index,
+                ..header.hard_state
+            };
+            self.last = Some(BatchId {
+                lsn: header.lsn,
+                crc: staged.crc,
+            });
+            self.ends_with_mark = header.has(MARK);
+            self.rows.push(batch.row);
+            if let Some((_, last_index)) = self.last_indexes.last_mut() {
+                *last_index = (*last_index).max(header.last_index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a vote into account wherever it was found: adopting one that was
+    /// never acknowledged is safe, forgetting one that was is not.
+    pub fn note_vote(&mut self, state: &HardState) {
+        if vote_order(state) > vote_order(&self.highest) {
+            self.highest = *state;
+        }
+    }
+}
+
+fn decode_entries(
+    header: &BatchHeader,
+    seed: u32,
+    batch: &[u8],
+) -> Result<Vec<Entry>, &'static str> {
+    if header.has(SEAL) {
+        return Ok(Vec::new());
+    }
+    let mut entries = Vec::new();
+    for record in Records::new(header, seed, batch) {
+        // The body's checksum holds: this was written so.
+        let record = record.map_err(|_| "a malformed record")?;
+        let payload = record.payload().ok_or("a malformed record")?;
+        let payload = codec::decode_payload(record.header.kind, payload)
+            .map_err(|_| "an entry that does not decode")?;
+        entries.push(Entry {
+            index: record.header.index,
+            term: record.header.term,
+            payload,
+        });
+    }
+    Ok(entries)
+}
+
+/// What lies behind the place where reading ended.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// Greatest promise of any batch header from there on.
+    pub promise: Lsn,
+    /// Whether everything from there to the end of its segment is zero.
+    pub is_zero: bool,
+    /// The batch header at that very place, if it is whole.
+    pub broken: Option<BatchHeader>,
+    /// The entries of that batch that cannot be read, if it says which.
+    pub unreadable: Option<RangeInclusive<LogIndex>>,
+    /// The first whole batch header behind it.
+    pub successor: Option<BatchHeader>,
+    /// Lines of a SEAL table that tell of batches from there on.
+    pub rows: Vec<SealRow>,
+}
+
+impl Remains {
+    /// Looks at every block boundary of a segment from `offset` on; `see` is
+    /// shown every whole batch header found.
+    pub fn scan(segment: &OpenSegment, offset: u64, mut see: impl FnMut(&BatchHeader)) -> Self {
+        let mut remains = Self {
+            promise: Lsn(0),
+            is_zero: true,
+            broken: None,
+            unreadable: None,
+            successor: None,
+            rows: Vec::new(),
+        };
+        let mut block = vec![0; BLOCK as usize];
+        for at in (offset..segment.header.area_end()).step_by(BLOCK as usize) {
+            if segment.file.read_at(at, &mut block).is_err() {
+                remains.is_zero = false;
+                continue;
+            }
+            if is_zero(&block) {
+                continue;
+            }
+            remains.is_zero = false;
+            let header = block
+                .first_chunk()
+                .expect("a block is longer than a header");
+            let Some((header, _)) = BatchHeader::decode(&segment.header, at, header) else {
+                continue;
+            };
+            see(&header);
+            remains.promise = remains.promise.max(header.synced_lsn);
+            if at == offset {
+                remains.broken = Some(header);
+                remains.unreadable = segment.unreadable_entries(at, &header);
+            } else {
+                remains.successor.get_or_insert(header);
+            }
+            if let Some(batch) = segment.body_at(at, &header) {
+                let rows = seal_table(&header, segment.header.seed(), &batch);
+                let unread = rows
+                    .into_iter()
+                    .filter(|row| row.lsn >= segment.header.lsn(offset));
+                remains.rows.extend(unread);
+            }
+        }
+        remains
+    }
+
+    /// Adds what a later segment says; `true` if it holds anything at all.
+    pub fn add_later(&mut self, segment: &OpenSegment, see: impl FnMut(&BatchHeader)) -> bool {
+        let later = Self::scan(segment, BLOCK, see);
+        self.promise = self.promise.max(later.promise);
+        let first = later.broken.or(later.successor);
+        self.successor = self.successor.or(first);
+        !later.is_zero
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
+}

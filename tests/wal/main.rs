@@ -1,0 +1,18 @@
+//! The log on disk: against a model, at every crash point, under every single
+//! fault. `WAL_DEEP=n` multiplies the amount of work.
+
+mod model;
+
+mod basics;
+
+mod properties;
+
+mod crashes;
+
+mod faults;
+
+mod decoders;
+
+mod golden;
+
+mod real_files;
