@@ -1,0 +1,264 @@
+//! Calling a peer: name resolution, TCP, TLS, greeting; each with its own
+//! error, so that an operator sees which of them failed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::hello::{self, Goodbye, GreetingError, Hello, Printable};
+use super::shared::Shared;
+use super::tls::Service;
+use crate::types::NodeId;
+
+/// An authenticated connection between peers.
+pub type PeerStream = TlsStream<TcpStream>;
+
+/// Why a peer could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Neither the membership nor a greeting named an address.
+    #[error("dial {0}: its address is not known")]
+    NoAddress(NodeId),
+    /// This node is sealed.
+    #[error("dial {address}: no raft TLS keyring is loaded")]
+    NoKeyring {
+        /// Where.
+        address: String,
+    },
+    /// The name does not resolve.
+    #[error("resolve {address}")]
+    Resolve {
+        /// The name.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody accepts connections there.
+    #[error("connect to {address}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Whoever is there does not hold the cluster's keys, or refused this
+    /// node's.
+    #[error("TLS handshake with {address}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// One side refused the other.
+    #[error("greet {address}")]
+    Greeting {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: GreetingError,
+    },
+    /// It took too long.
+    #[error("{stage} {address}: no answer within {limit:?}")]
+    TimedOut {
+        /// What was being waited for.
+        stage: &'static str,
+        /// Where.
+        address: String,
+        /// How long.
+        limit: Duration,
+    },
+}
+
+impl DialError {
+    /// What the peer, or this node, gave as a reason to refuse.
+    #[must_use]
+    pub fn goodbye(&self) -> Option<&Goodbye> {
+        match self {
+            Self::Greeting {
+                source: GreetingError::RefusedByPeer(goodbye),
+                ..
+            }
+            | Self::Greeting {
+                source: GreetingError::Refused { goodbye, .. },
+                ..
+            } => Some(goodbye),
+            _ => None,
+        }
+    }
+}
+
+impl Shared {
+    /// Calls `peer` at each address known, until one answers as that peer.
+    pub(super) async fn dial(
+        &self,
+        peer: NodeId,
+        service: Service,
+    ) -> Result<(PeerStream, Hello), DialError> {
+        let mut last = DialError::NoAddress(peer);
+        let candidates = self.book.load().candidates(peer);
+        for address in candidates {
+            match self.dial_at(peer, service, &address).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_at(
+        &self,
+        peer: NodeId,
+        service: Service,
+        address: &str,
+    ) -> Result<(PeerStream, Hello), DialError> {
+        let timing = &self.options.timing;
+        let timed_out = |stage: &'static str, limit: Duration| DialError::TimedOut {
+            stage,
+            address: address.to_owned(),
+            limit,
+        };
+        let loaded = self.tls.loaded().ok_or_else(|| DialError::NoKeyring {
+            address: address.to_owned(),
+        })?;
+        let tcp = timeout(timing.connect, connect(address))
+            .await
+            .map_err(|_| timed_out("connect to", timing.connect))??;
+
+        let connector = TlsConnector::from(loaded.client(service));
+        let handshake = async {
+            let stream = connector
+                .connect(loaded.server_name.clone(), tcp)
+                .await
+                .map_err(|source| DialError::Tls {
+                    address: address.to_owned(),
+                    source,
+                })?;
+            if stream.get_ref().1.alpn_protocol() != Some(service.alpn()) {
+                return Err(DialError::Tls {
+                    address: address.to_owned(),
+                    source: io::Error::other("the peer does not offer this service"),
+                });
+            }
+            let mut stream = PeerStream::Client(stream);
+            let hello = self
+                .greet_called(&mut stream, peer)
+                .await
+                .map_err(|source| DialError::Greeting {
+                    address: address.to_owned(),
+                    source,
+                })?;
+            Ok((stream, hello))
+        };
+        timeout(timing.handshake, handshake)
+            .await
+            .map_err(|_| timed_out("handshake with", timing.handshake))?
+    }
+
+    /// The dialling side of the greeting.
+    async fn greet_called(
+        &self,
+        stream: &mut PeerStream,
+        peer: NodeId,
+    ) -> Result<Hello, GreetingError> {
+        let own = self.own_hello();
+        hello::send_hello(stream, &own).await?;
+        let theirs = hello::receive_hello(stream).await?;
+        let verdict = if theirs.node == peer {
+            hello::judge(&own, self.book.load().members(), &theirs)
+        } else {
+            Err(Goodbye::WrongNode { found: theirs.node })
+        };
+        self.settle(stream, theirs, verdict).await
+    }
+
+    /// The accepting side of the greeting.
+    pub(super) async fn greet_caller(
+        &self,
+        stream: &mut PeerStream,
+        service: Service,
+    ) -> Result<Hello, GreetingError> {
+        let theirs = hello::receive_hello(stream).await?;
+        let own = self.own_hello();
+        let verdict = hello::judge(&own, self.book.load().members(), &theirs)
+            .and_then(|()| self.handler.accept(&theirs, service));
+        let theirs = self.settle(stream, theirs, verdict).await?;
+        hello::send_hello(stream, &own).await?;
+        Ok(theirs)
+    }
+
+    async fn settle(
+        &self,
+        stream: &mut PeerStream,
+        theirs: Hello,
+        verdict: Result<(), Goodbye>,
+    ) -> Result<Hello, GreetingError> {
+        match verdict {
+            Ok(()) => Ok(theirs),
+            Err(goodbye) => {
+                hello::send_goodbye(stream, &goodbye).await;
+                Err(GreetingError::Refused {
+                    name: Printable::new(&theirs.name),
+                    goodbye,
+                })
+            }
+        }
+    }
+}
+
+/// Resolves anew for every call (a peer may have moved) and tries each address.
+async fn connect(address: &str) -> Result<TcpStream, DialError> {
+    let resolve_error = |source| DialError::Resolve {
+        address: address.to_owned(),
+        source,
+    };
+    let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .map_err(resolve_error)?
+        .collect();
+    let mut last = resolve_error(io::Error::other("the name has no addresses"));
+    for socket_address in resolved {
+        let connected = TcpStream::connect(socket_address).await;
+        match connected.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp)) {
+            Ok(tcp) => return Ok(tcp),
+            Err(source) => {
+                last = DialError::Connect {
+                    address: format!("{address} ({socket_address})"),
+                    source,
+                };
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Serves the TLS side of an accepted connection: the stream and what it is
+/// for.
+pub(super) async fn accept_tls(
+    shared: &Arc<Shared>,
+    tcp: TcpStream,
+) -> io::Result<(PeerStream, Service)> {
+    tcp.set_nodelay(true)?;
+    let loaded = shared
+        .tls
+        .loaded()
+        .ok_or_else(|| io::Error::other("no raft TLS keyring is loaded"))?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&loaded.server));
+    let stream = acceptor.accept(tcp).await?;
+    let service = stream
+        .get_ref()
+        .1
+        .alpn_protocol()
+        .and_then(Service::of_alpn)
+        .ok_or_else(|| io::Error::other("no service was named in the handshake"))?;
+    Ok((PeerStream::Server(stream), service))
+}
