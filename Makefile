@@ -22,9 +22,12 @@ JEPSEN := target/release/jepsen
 # The reference server comes with its command line client from PyPI.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
 STAGES := lint docs server unit clients kills-short audit
 
-.PHONY: test stages lint docs audit server unit clients kills-short kills lag bench calibrate clean
+.PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
 
 # In the order in which a mistake shows fastest.
 test: $(STAGES)
@@ -75,6 +78,21 @@ lag: server
 ## Holdfast beside OpenBao on this machine; BENCH passes options.
 bench: server $(VENV)/installed
 	$(JEPSEN) bench --output target/bench.md $(BENCH)
+
+## Every fuzz target for a while; new inputs go to target/fuzz-corpus. A stable
+## compiler takes the sanitizer's flags with RUSTC_BOOTSTRAP; needs g++.
+fuzz: $(TOOLS)/bin/cargo-fuzz
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz-corpus/$$target; \
+	    RUSTC_BOOTSTRAP=1 PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH cargo fuzz run $$target \
+	        target/fuzz-corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048; \
+	done
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-fuzz@0.13.2 \
+	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
+	rm -rf target/tools/build
 
 ## Licences, sources and bans of all dependencies; ADVISORIES=1 also asks the
 ## RustSec database, which needs access to GitHub.
