@@ -1,1 +1,68 @@
-//! Not yet.
+//! Drives the core: threads around it, files below it, callers above it.
+//!
+//! ```text
+//! callers ──► queue ──► raft thread ──► WAL thread ──► disk
+//! peers   ──►   ▲         │   │ ▲──────────┘ durable
+//!               │         │   └────────► transport
+//!               │         ▼
+//!               └─ apply thread ──► board (pictures for readers)
+//!                         └──► snapshotter ──► snapshot files
+//! ```
+//!
+//! What it must never do: let anything but the WAL thread write the log, or
+//! anything but the raft thread decide; block the raft thread on a disk or a
+//! peer; answer a caller whose fate is unknown with "failed".
+//!
+//! `driver` is pure and shared with the simulator; everything else here is
+//! threads and files.
+
+pub mod driver;
+
+mod options;
+
+mod error;
+
+mod identity;
+
+mod failure;
+
+mod event;
+
+mod board;
+
+mod ports;
+
+mod standing;
+
+mod raft_thread;
+
+mod wal_thread;
+
+mod apply_thread;
+
+mod snapshots;
+
+mod snapshotter;
+
+mod stream;
+
+mod network;
+
+mod recovery;
+
+mod threads;
+
+mod handle;
+
+mod members;
+
+mod restore;
+
+mod backend;
+
+pub use error::NodeError;
+pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
+pub use handle::RaftNode;
+pub use identity::{IdentityError, node_number};
+pub use network::ForwardHandler;
+pub use options::{NodeOptions, SnapshotThresholds, Timings};

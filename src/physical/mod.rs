@@ -5,6 +5,8 @@
 //! What it must never do: look into a value. Above it is the barrier, below it
 //! ciphertext.
 
+pub mod in_memory;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;

@@ -29,7 +29,11 @@ pub struct Config {
     pub uncommitted_bytes_max: usize,
     /// Applied entries kept in memory for followers, in bytes.
     pub cache_bytes_max: usize,
-    /// Seed of the election timeouts.
+    /// Entries kept in the log before a new snapshot, so that a follower that
+    /// was briefly away needs no snapshot.
+    pub trailing_entries: u64,
+    /// Seed of the election timeouts and of the names of forwarded reads: must
+    /// differ between starts of a node, or late answers could be mistaken.
     pub seed: u64,
 }
 
@@ -45,6 +49,69 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// Highest index the store already holds (at least the snapshot's).
     pub applied_index: LogIndex,
+}
+
+/// What was found on the disk contradicts itself: the node must not start,
+/// because entries it acknowledged may be gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// Entries do not follow each other.
+    #[error("recover log: entry {index} of term {term} is followed by {next_index} of {next_term}")]
+    Inconsecutive {
+        /// Position of an entry.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Position of the entry after it.
+        next_index: LogIndex,
+        /// Its term.
+        next_term: Term,
+    },
+    /// Entries between the snapshot and the log are missing.
+    #[error("recover log: it begins at {first}, the snapshot ends at {snapshot}")]
+    Gap {
+        /// First position of the log.
+        first: LogIndex,
+        /// Last position of the snapshot; 0 without one.
+        snapshot: LogIndex,
+    },
+    /// The hard state knows entries to be committed that are not here: the
+    /// log's tail is lost.
+    #[error("recover log: {commit} is committed, but the log ends at {last}: its tail is lost")]
+    CommitBeyondLog {
+        /// The durable commit index.
+        commit: LogIndex,
+        /// The end of the log.
+        last: LogIndex,
+    },
+    /// The log holds entries of a term the hard state never saw.
+    #[error("recover log: it ends in term {last_term}, the hard state knows only {term}")]
+    TermBeyondHardState {
+        /// Term of the last entry.
+        last_term: Term,
+        /// The durable term.
+        term: Term,
+    },
+    /// The store claims to hold what the log does not, or less than the
+    /// snapshot.
+    #[error("recover store: it holds {applied}, the snapshot {snapshot} and the log {last}")]
+    AppliedOutside {
+        /// What the store holds.
+        applied: LogIndex,
+        /// The snapshot's end.
+        snapshot: LogIndex,
+        /// The log's end.
+        last: LogIndex,
+    },
+    /// A membership whose sets do not fit together.
+    #[error("recover membership at {index}: its sets do not fit together")]
+    BadMembership {
+        /// Its position.
+        index: LogIndex,
+    },
+    /// Parameters with which no cluster can work.
+    #[error("raft parameters: {0}")]
+    BadConfig(&'static str),
 }
 
 /// Names a proposal or a membership change of this node; never reused within
@@ -240,6 +307,9 @@ pub enum Rejection {
     /// Leadership could not be confirmed in time (no quorum, or lost).
     #[error("leadership could not be confirmed by a quorum")]
     Unconfirmed,
+    /// There is no such voter, or none that could take over now.
+    #[error("leadership transfer refused: {0}")]
+    InvalidTarget(String),
     /// The node was told by a committed membership that it is no member.
     #[error("this node was removed from the cluster")]
     Removed,

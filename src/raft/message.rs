@@ -2,7 +2,12 @@
 
 use bincode::{Decode, Encode};
 
-use crate::types::{Entry, LogIndex, SnapshotMeta, Term};
+use crate::raft::change;
+use crate::types::{Entry, EntryPayload, LogIndex, SnapshotMeta, Term};
+
+/// Terms and positions beyond this come from no honest peer; below it no sum
+/// in the core overflows.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One message. The sender is named by the (authenticated) connection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -124,4 +129,92 @@ pub enum AppendResult {
         /// The receiver's term at `hint_index`.
         hint_term: Term,
     },
+}
+
+impl Message {
+    /// The sender's term; of a pre-vote and its grant the one it would be.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match self {
+            Self::VoteRequest { term, .. }
+            | Self::VoteResponse { term, .. }
+            | Self::AppendEntries { term, .. }
+            | Self::AppendResponse { term, .. }
+            | Self::Heartbeat { term, .. }
+            | Self::HeartbeatResponse { term, .. }
+            | Self::InstallSnapshot { term, .. }
+            | Self::InstallSnapshotResponse { term, .. }
+            | Self::TimeoutNow { term }
+            | Self::ReadIndexRequest { term, .. }
+            | Self::ReadIndexResponse { term, .. } => *term,
+        }
+    }
+
+    /// Whether an honest peer could have sent this at all. What is not is
+    /// dropped: bytes from outside never panic the core.
+    pub(super) fn is_plausible(&self) -> bool {
+        let term = self.term();
+        let sane = |index: LogIndex| index.0 <= NUMBER_MAX;
+        let content = match self {
+            Self::VoteRequest {
+                last_index,
+                last_term,
+                ..
+            } => sane(*last_index) && *last_term <= term,
+            Self::AppendEntries {
+                prev_index,
+                prev_term,
+                entries,
+                commit_index,
+                ..
+            } => {
+                sane(*prev_index)
+                    && sane(*commit_index)
+                    && follow(*prev_index, *prev_term, entries, term)
+            }
+            Self::AppendResponse { result, .. } => match result {
+                AppendResult::Matched { match_index } => sane(*match_index),
+                AppendResult::Rejected {
+                    prev_index,
+                    hint_index,
+                    hint_term,
+                } => sane(*prev_index) && sane(*hint_index) && hint_term.0 <= NUMBER_MAX,
+            },
+            Self::Heartbeat { commit_index, .. } => sane(*commit_index),
+            Self::InstallSnapshot { meta, .. } => {
+                LogIndex(0) < meta.index
+                    && sane(meta.index)
+                    && meta.term <= term
+                    && meta.membership_index <= meta.index
+                    && change::is_consistent(&meta.membership)
+            }
+            Self::InstallSnapshotResponse { match_index, .. } => sane(*match_index),
+            Self::ReadIndexResponse { index, .. } => index.is_none_or(sane),
+            Self::VoteResponse { .. }
+            | Self::HeartbeatResponse { .. }
+            | Self::TimeoutNow { .. }
+            | Self::ReadIndexRequest { .. } => true,
+        };
+        Term(0) < term && term.0 <= NUMBER_MAX && content
+    }
+}
+
+/// Whether `entries` follow `prev_index` without gaps, in terms that rise up to
+/// the leader's, with memberships that make sense.
+fn follow(prev_index: LogIndex, prev_term: Term, entries: &[Entry], term: Term) -> bool {
+    let mut last = (prev_index, prev_term);
+    for entry in entries {
+        let fits = entry.index == last.0.next() && last.1 <= entry.term && entry.term <= term;
+        let payload_fits = match &entry.payload {
+            EntryPayload::Membership(membership) => {
+                change::is_consistent(membership) && !membership.voters.is_empty()
+            }
+            EntryPayload::Noop | EntryPayload::Command(_) => true,
+        };
+        if !fits || !payload_fits {
+            return false;
+        }
+        last = (entry.index, entry.term);
+    }
+    prev_term <= term
 }

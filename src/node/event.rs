@@ -1,0 +1,303 @@
+//! What reaches the raft thread, and how callers wait for answers.
+//!
+//! One queue feeds the thread. It is bounded at its sources: callers hold a
+//! permit while they wait, messages of peers are counted and dropped when too
+//! many are queued, and completions are as few as the writes that cause them.
+//! So nothing inside the node ever blocks on this queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::membership::autopilot::AutopilotConfig;
+use crate::physical::PhysicalError;
+use crate::raft::Rejection;
+use crate::raft::message::Message;
+use crate::types::{
+    Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome, SnapshotMeta, Term,
+};
+
+use crate::store::View;
+
+/// What the raft thread is told.
+pub(super) enum Event {
+    /// Replicate a command.
+    Propose(Proposal),
+    /// Confirm a read.
+    Read(ReadReply),
+    /// Change the membership.
+    Change {
+        changes: Vec<MembershipChange>,
+        reply: ProposalReply,
+    },
+    /// Hand leadership over; answered with whom, or why not.
+    Transfer {
+        target: Option<NodeId>,
+        reply: oneshot::Sender<Result<NodeId, Rejection>>,
+    },
+    /// From a peer.
+    Message { from: NodeId, message: Message },
+    /// From the WAL thread.
+    Durable(Mark),
+    /// From the snapshotter.
+    SnapshotTaken(SnapshotMeta),
+    /// From the transport.
+    SnapshotStreamed {
+        to: NodeId,
+        delivered: Option<SnapshotMeta>,
+    },
+    /// From the transport.
+    Unreachable(NodeId),
+    /// A peer said hello: its addresses may be new.
+    PeersChanged,
+    /// Another promotion policy.
+    Autopilot(AutopilotConfig),
+    /// The node is being sealed.
+    Stop,
+}
+
+/// A command on its way into the log.
+pub(super) struct Proposal {
+    /// Encoded [`Command`].
+    pub payload: EntryPayload,
+    /// Who waits.
+    pub reply: ProposalReply,
+}
+
+/// What a proposal may be told.
+pub(super) type ProposalResult = Result<Outcome, PhysicalError>;
+
+/// Those waiting for a proposal; dropping it unanswered means "unknown".
+pub(super) struct ProposalReply {
+    /// Told as soon as the entry has its place in the log.
+    pub accepted: Option<oneshot::Sender<Result<(), PhysicalError>>>,
+    /// Told when the entry is applied, or certainly never will be.
+    pub outcome: oneshot::Sender<ProposalResult>,
+    /// Another entry in its place proves that this one never took effect;
+    /// false for membership changes, which another leader may complete.
+    pub displaced_is_undone: bool,
+    /// Held until answered: bounds what is in flight.
+    pub _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ProposalReply {
+    /// The entry has its place.
+    pub fn accept(&mut self) {
+        if let Some(accepted) = self.accepted.take() {
+            // The caller may have stopped waiting: nothing to do then.
+            let _ = accepted.send(Ok(()));
+        }
+    }
+
+    /// The final answer.
+    pub fn finish(mut self, result: ProposalResult) {
+        if let Some(accepted) = self.accepted.take() {
+            let _ = accepted.send(result.clone().map(|_| ()));
+        }
+        let _ = self.outcome.send(result);
+    }
+
+    /// Another entry took the place.
+    pub fn displaced(self) {
+        let error = if self.displaced_is_undone {
+            PhysicalError::NotLeader
+        } else {
+            PhysicalError::OutcomeUnknown {
+                reason: "another leader took over the change".into(),
+            }
+        };
+        self.finish(Err(error));
+    }
+}
+
+/// Someone waiting for a confirmed picture.
+pub(super) type ReadReply = oneshot::Sender<Result<Arc<View>, PhysicalError>>;
+
+/// A proposal in the log, waiting for its index.
+pub(super) struct Waiter {
+    /// Term of the entry it waits for.
+    pub term: Term,
+    /// Who.
+    pub reply: ProposalReply,
+}
+
+/// Waiters whose entries are about to be applied, in log order.
+pub(super) type DueWaiters = Vec<(LogIndex, ProposalReply)>;
+
+/// The sending side of the raft thread's queue.
+#[derive(Clone)]
+pub(super) struct EventSender {
+    queue: mpsc::Sender<Event>,
+    /// Messages of peers in the queue.
+    messages: Arc<AtomicUsize>,
+    permits: Arc<Semaphore>,
+}
+
+impl EventSender {
+    pub fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (queue, receiver) = mpsc::channel();
+        let sender = Self {
+            queue,
+            messages: Arc::new(AtomicUsize::new(0)),
+            permits: Arc::new(Semaphore::new(CALLERS_MAX)),
+        };
+        (sender, receiver)
+    }
+
+    /// Sends; false when the thread has ended.
+    pub fn send(&self, event: Event) -> bool {
+        self.queue.send(event).is_ok()
+    }
+
+    /// A message of a peer; dropped when too many are queued, as a network
+    /// would.
+    pub fn deliver(&self, from: NodeId, message: Message) {
+        if self.messages.fetch_add(1, Ordering::Relaxed) >= MESSAGES_MAX {
+            self.messages.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.send(Event::Message { from, message });
+    }
+
+    /// The raft thread took a message from the queue.
+    pub fn message_taken(&self) {
+        self.messages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Proposes; the receiver is told the outcome.
+    ///
+    /// # Errors
+    /// `Busy` when too many callers wait; `NotRunning`.
+    pub fn propose(
+        &self,
+        command: &Command,
+    ) -> Result<oneshot::Receiver<ProposalResult>, PhysicalError> {
+        let permit = self.permit()?;
+        let (outcome, receiver) = oneshot::channel();
+        self.send_proposal(command, None, outcome, Some(permit))?;
+        Ok(receiver)
+    }
+
+    /// Proposes without counting against the callers' bound; tells separately
+    /// when the entry has its place, so that an order can be kept.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub fn propose_in_order(&self, command: &Command) -> Result<OrderedProposal, PhysicalError> {
+        let (accepted, accepted_receiver) = oneshot::channel();
+        let (outcome, receiver) = oneshot::channel();
+        self.send_proposal(command, Some(accepted), outcome, None)?;
+        Ok(OrderedProposal {
+            accepted: accepted_receiver,
+            outcome: receiver,
+        })
+    }
+
+    /// Asks for a confirmed picture.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub fn read(
+        &self,
+    ) -> Result<oneshot::Receiver<Result<Arc<View>, PhysicalError>>, PhysicalError> {
+        let (reply, receiver) = oneshot::channel();
+        self.send_or_stopped(Event::Read(reply))?;
+        Ok(receiver)
+    }
+
+    /// Asks for a membership change.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub fn change(
+        &self,
+        changes: Vec<MembershipChange>,
+    ) -> Result<oneshot::Receiver<ProposalResult>, PhysicalError> {
+        let (outcome, receiver) = oneshot::channel();
+        let reply = ProposalReply {
+            accepted: None,
+            outcome,
+            displaced_is_undone: false,
+            _permit: None,
+        };
+        self.send_or_stopped(Event::Change { changes, reply })?;
+        Ok(receiver)
+    }
+
+    /// Asks to hand leadership over.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub fn transfer(
+        &self,
+        target: Option<NodeId>,
+    ) -> Result<oneshot::Receiver<Result<NodeId, Rejection>>, PhysicalError> {
+        let (reply, receiver) = oneshot::channel();
+        self.send_or_stopped(Event::Transfer { target, reply })?;
+        Ok(receiver)
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, PhysicalError> {
+        Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| PhysicalError::Busy)
+    }
+
+    fn send_proposal(
+        &self,
+        command: &Command,
+        accepted: Option<oneshot::Sender<Result<(), PhysicalError>>>,
+        outcome: oneshot::Sender<ProposalResult>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), PhysicalError> {
+        self.send_or_stopped(Event::Propose(Proposal {
+            payload: EntryPayload::Command(crate::codec::encode_command(command)),
+            reply: ProposalReply {
+                accepted,
+                outcome,
+                displaced_is_undone: true,
+                _permit: permit,
+            },
+        }))
+    }
+
+    fn send_or_stopped(&self, event: Event) -> Result<(), PhysicalError> {
+        if self.send(event) {
+            Ok(())
+        } else {
+            Err(PhysicalError::NotRunning)
+        }
+    }
+}
+
+/// The two answers to a proposal whose order matters.
+pub(super) struct OrderedProposal {
+    /// It has its place in the log.
+    pub accepted: oneshot::Receiver<Result<(), PhysicalError>>,
+    /// What became of it.
+    pub outcome: oneshot::Receiver<ProposalResult>,
+}
+
+/// What a rejection means to the layers above.
+pub(super) fn refusal(rejection: Rejection) -> PhysicalError {
+    match rejection {
+        Rejection::NotLeader { .. } => PhysicalError::NotLeader,
+        // Nothing was begun: the caller may simply try again.
+        Rejection::Busy { .. } | Rejection::ChangeInProgress => PhysicalError::Busy,
+        Rejection::InvalidChange(reason) | Rejection::InvalidTarget(reason) => {
+            PhysicalError::Refused { reason }
+        }
+        Rejection::Transferring | Rejection::Unconfirmed | Rejection::Removed => {
+            PhysicalError::Unavailable {
+                reason: rejection.to_string(),
+            }
+        }
+    }
+}
+
+/// Callers waiting for a proposal, at most.
+const CALLERS_MAX: usize = 4096;
+/// Messages of peers in the queue, at most.
+const MESSAGES_MAX: usize = 4096;

@@ -1,0 +1,231 @@
+//! The other members, as the raft thread sees them, and what they say to us.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::peer::{
+    Goodbye, Handler, Hello, PeerStream, Service, SinkError, SnapshotOffer, SnapshotSink, Transport,
+};
+use crate::raft::message::Message;
+use crate::types::{LogIndex, Membership, NodeId};
+
+use super::board::Board;
+use super::event::{Event, EventSender};
+use super::snapshots::Snapshots;
+use super::stream::{Incoming, Outgoing};
+
+/// Sends to peers; never blocks.
+pub(super) trait Peers: Send + Sync {
+    /// Sends, or drops.
+    fn send(&self, to: NodeId, message: Message);
+    /// Streams the newest snapshot; reports the end as an event.
+    fn stream_snapshot(&self, to: NodeId);
+    /// Another membership is active.
+    fn set_members(&self, index: LogIndex, membership: &Membership);
+    /// What a node said of its API, if it has said hello.
+    fn api_address(&self, id: NodeId) -> Option<String>;
+    /// Where a node said it listens, if it has said hello.
+    fn cluster_address(&self, id: NodeId) -> Option<String>;
+}
+
+/// Called with the stream of a peer that forwards requests.
+pub type ForwardHandler = Arc<dyn Fn(Hello, PeerStream) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Where the forward handler is put, before or after the node starts.
+pub(super) type ForwardSlot = Arc<Mutex<Option<ForwardHandler>>>;
+
+/// What nodes said of themselves, this one included.
+#[derive(Clone)]
+pub(super) struct Greetings(Arc<Mutex<BTreeMap<NodeId, Addresses>>>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Addresses {
+    api: String,
+    cluster: String,
+}
+
+impl Greetings {
+    /// Begins with this node's own.
+    pub fn new(own: &Hello) -> Self {
+        let greetings = Self(Arc::default());
+        greetings.note(own);
+        greetings
+    }
+
+    /// Whether anything is new.
+    fn note(&self, hello: &Hello) -> bool {
+        let addresses = Addresses {
+            api: hello.api_address.clone(),
+            cluster: hello.cluster_address.clone(),
+        };
+        let mut known = self.known();
+        if known.get(&hello.node) == Some(&addresses)
+            || (known.len() >= GREETINGS_MAX && !known.contains_key(&hello.node))
+        {
+            return false;
+        }
+        known.insert(hello.node, addresses);
+        true
+    }
+
+    fn api(&self, id: NodeId) -> Option<String> {
+        self.known().get(&id).map(|known| known.api.clone())
+    }
+
+    fn cluster(&self, id: NodeId) -> Option<String> {
+        self.known().get(&id).map(|known| known.cluster.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Addresses>> {
+        // Every change is one insertion: a panic elsewhere left it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node alone, as `sys/init` runs it.
+pub(super) struct Alone {
+    pub greetings: Greetings,
+}
+
+impl Peers for Alone {
+    fn send(&self, _to: NodeId, _message: Message) {}
+
+    fn stream_snapshot(&self, _to: NodeId) {}
+
+    fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
+
+    fn api_address(&self, id: NodeId) -> Option<String> {
+        self.greetings.api(id)
+    }
+
+    fn cluster_address(&self, _id: NodeId) -> Option<String> {
+        // Nobody listens yet: what the bootstrap recorded stays.
+        None
+    }
+}
+
+/// The transport and what is needed to feed it.
+pub(super) struct Connected {
+    pub transport: Arc<Transport>,
+    pub events: EventSender,
+    pub snapshots: Arc<Snapshots>,
+    pub greetings: Greetings,
+}
+
+impl Peers for Connected {
+    fn send(&self, to: NodeId, message: Message) {
+        self.transport.send(to, message);
+    }
+
+    fn stream_snapshot(&self, to: NodeId) {
+        let events = self.events.clone();
+        let Some(info) = self.snapshots.directory().newest() else {
+            events.send(Event::SnapshotStreamed {
+                to,
+                delivered: None,
+            });
+            return;
+        };
+        let meta = info.meta.clone();
+        let source = Arc::new(Outgoing::new(self.snapshots.directory().clone(), info));
+        self.transport
+            .send_snapshot_in_background(to, source, move |outcome| match outcome {
+                Ok(()) => {
+                    events.send(Event::SnapshotStreamed {
+                        to,
+                        delivered: Some(meta),
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%to, %error, "snapshot stream failed");
+                    // The core may ask again at once: not in a hot loop.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(STREAM_RETRY_PAUSE).await;
+                        events.send(Event::SnapshotStreamed {
+                            to,
+                            delivered: None,
+                        });
+                    });
+                }
+            });
+    }
+
+    fn set_members(&self, index: LogIndex, membership: &Membership) {
+        self.transport
+            .set_members(index, membership.members.clone());
+    }
+
+    fn api_address(&self, id: NodeId) -> Option<String> {
+        self.greetings.api(id)
+    }
+
+    fn cluster_address(&self, id: NodeId) -> Option<String> {
+        self.greetings.cluster(id)
+    }
+}
+
+/// What the transport calls.
+pub(super) struct PeerHandler {
+    pub events: EventSender,
+    pub snapshots: Arc<Snapshots>,
+    pub board: Arc<Board>,
+    pub greetings: Greetings,
+    pub forward: ForwardSlot,
+    pub incoming: Incoming,
+}
+
+impl Handler for PeerHandler {
+    fn message(&self, from: NodeId, message: Message) {
+        self.events.deliver(from, message);
+    }
+
+    fn unreachable(&self, peer: NodeId) {
+        self.events.send(Event::Unreachable(peer));
+    }
+
+    fn refused(&self, peer: NodeId, goodbye: &Goodbye) {
+        tracing::debug!(%peer, %goodbye, "no conversation with a peer");
+    }
+
+    fn accept(&self, hello: &Hello, _service: Service) -> Result<(), Goodbye> {
+        if self.greetings.note(hello) {
+            self.events.send(Event::PeersChanged);
+        }
+        Ok(())
+    }
+
+    fn snapshot(
+        &self,
+        _from: NodeId,
+        offer: &SnapshotOffer,
+    ) -> Result<Box<dyn SnapshotSink>, SinkError> {
+        let applied = self.board.applied();
+        if offer.meta.index <= applied {
+            return Err(SinkError(format!(
+                "the snapshot ends at {}, this node has applied {applied}",
+                offer.meta.index
+            )));
+        }
+        self.incoming.begin(&self.snapshots, offer)
+    }
+
+    fn forward(&self, hello: Hello, stream: PeerStream) -> BoxFuture<'static, ()> {
+        let handler = self
+            .forward
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match handler {
+            Some(handler) => handler(hello, stream),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+}
+
+/// Nodes whose greetings are remembered, at most.
+const GREETINGS_MAX: usize = 256;
+/// Before a failed snapshot stream is reported.
+const STREAM_RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,284 @@
+//! The thread that owns the core: takes what is queued, steps, carries out,
+//! publishes. It never waits for a disk or a peer, so heartbeats keep time
+//! whatever those do.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::membership::autopilot::{self, AutopilotConfig, Stability};
+use crate::physical::Leadership;
+use crate::raft::{Input, Role, Status};
+use crate::types::{LogIndex, MembershipChange, Millis};
+
+use super::driver::Driver;
+use super::event::{Event, EventSender, Proposal, ReadReply};
+use super::ports::RuntimePorts;
+use super::standing::{Standing, StatusBoard, leadership_of};
+
+/// Milliseconds since this process began to count.
+#[derive(Clone, Copy)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now(self) -> Millis {
+        Millis(u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Everything the thread owns.
+pub(super) struct RaftThread {
+    pub clock: Clock,
+    pub driver: Driver,
+    pub ports: RuntimePorts,
+    pub events: Receiver<Event>,
+    pub sender: EventSender,
+    pub status: Arc<StatusBoard>,
+    pub leadership: Arc<watch::Sender<Leadership>>,
+    pub policy: Policy,
+    pub progress: Progress,
+}
+
+/// The promotion policy and what it remembers.
+pub(super) struct Policy {
+    pub config: AutopilotConfig,
+    pub memory: Stability,
+    pub next_look: Millis,
+}
+
+/// What the thread keeps between batches.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Reads of this batch.
+    collecting: Vec<ReadReply>,
+    /// Last position the core was told of.
+    applied: LogIndex,
+    next_prune: Millis,
+    published: Millis,
+    standing: Option<Standing>,
+    stopping: bool,
+}
+
+impl RaftThread {
+    pub fn run(mut self) {
+        self.progress.applied = self.ports.board.applied();
+        let now = self.clock.now();
+        self.driver.begin(now, &mut self.ports);
+        self.publish(now);
+        while !self.progress.stopping && self.ports.failure.error().is_none() {
+            self.batch();
+        }
+        self.close();
+    }
+
+    /// Waits for something to do, does everything queued, carries it out.
+    fn batch(&mut self) {
+        let now = self.clock.now();
+        let deadline = self.driver.next_deadline().min(self.policy.next_look);
+        let wait = Duration::from_millis(deadline.0.saturating_sub(now.0));
+        let mut next = match self.events.recv_timeout(wait) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.progress.stopping = true;
+                return;
+            }
+        };
+        let now = self.clock.now();
+        let mut count = 0;
+        while let Some(event) = next {
+            self.handle(event);
+            count += 1;
+            if count >= BATCH_EVENTS_MAX || self.progress.stopping {
+                break;
+            }
+            next = self.events.try_recv().ok();
+        }
+        self.tell_applied();
+        self.begin_reads();
+        self.driver.step(now, &mut self.ports);
+        // After the messages: a late tick must not depose a leader that spoke.
+        if now >= self.driver.next_deadline() {
+            self.driver.push(Input::Tick);
+            self.driver.step(now, &mut self.ports);
+        }
+        self.publish(now);
+        if now >= self.policy.next_look {
+            self.look_after_members(now);
+        }
+        if now >= self.progress.next_prune {
+            self.ports.pending.prune();
+            self.progress.next_prune = Millis(now.0 + PRUNE_INTERVAL.0);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let input = match event {
+            Event::Propose(Proposal { payload, reply }) => Input::Propose {
+                id: self.ports.pending.add_proposal(reply),
+                payload,
+            },
+            Event::Read(reply) => {
+                self.progress.collecting.push(reply);
+                return;
+            }
+            Event::Change { changes, reply } => Input::ChangeMembership {
+                id: self.ports.pending.add_proposal(reply),
+                changes,
+            },
+            Event::Transfer { target, reply } => Input::TransferLeadership {
+                id: self.ports.pending.add_transfer(reply),
+                target,
+            },
+            Event::Message { from, message } => {
+                self.sender.message_taken();
+                if !self.ports.acceptable(&message) {
+                    return;
+                }
+                Input::Message { from, message }
+            }
+            Event::Durable(mark) => Input::Durable(mark),
+            Event::SnapshotTaken(meta) => Input::SnapshotTaken(meta),
+            Event::SnapshotStreamed { to, delivered } => Input::SnapshotStreamed { to, delivered },
+            Event::Unreachable(peer) => Input::Unreachable(peer),
+            Event::PeersChanged => {
+                self.progress.standing = None;
+                return;
+            }
+            Event::Autopilot(config) => {
+                self.policy.config = config;
+                return;
+            }
+            Event::Stop => {
+                self.progress.stopping = true;
+                return;
+            }
+        };
+        self.driver.push(input);
+    }
+
+    /// The apply thread wakes nobody: the core hears of its progress whenever
+    /// it steps, at the latest with the next heartbeat.
+    fn tell_applied(&mut self) {
+        let applied = self.ports.board.applied();
+        if applied > self.progress.applied {
+            self.progress.applied = applied;
+            self.driver.push(Input::Applied(applied));
+        }
+    }
+
+    /// One request to the core serves all reads of a batch.
+    fn begin_reads(&mut self) {
+        if self.progress.collecting.is_empty() {
+            return;
+        }
+        let replies = std::mem::take(&mut self.progress.collecting);
+        let id = self.ports.pending.add_round(replies);
+        self.driver.push(Input::ReadIndex { id });
+    }
+
+    fn publish(&mut self, now: Millis) {
+        // Building a status copies a line per peer: not for every batch.
+        let standing = Standing::of(&self.driver);
+        let changed = self.progress.standing != Some(standing);
+        if !changed && now.0.saturating_sub(self.progress.published.0) < STATUS_INTERVAL.0 {
+            return;
+        }
+        let status = Arc::new(self.driver.status());
+        if changed {
+            let leadership = leadership_of(&status, self.ports.peers.as_ref());
+            self.leadership.send_if_modified(|current| {
+                let differs = *current != leadership;
+                if differs {
+                    *current = leadership;
+                }
+                differs
+            });
+        }
+        self.status.publish(status, now);
+        self.progress.standing = Some(standing);
+        self.progress.published = now;
+    }
+
+    /// Promotes who has earned it, and records addresses that moved.
+    fn look_after_members(&mut self, now: Millis) {
+        self.policy.next_look = Millis(now.0 + LOOK_INTERVAL.0);
+        let status = self.driver.status();
+        let mut changes =
+            autopilot::promotions(now, &self.policy.config, &status, &mut self.policy.memory);
+        if changes.is_empty() && leads(&status) && !status.membership.is_joint() {
+            changes = self.moved_addresses(&status);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let id = self.ports.pending.add_unattended();
+        self.driver.push(Input::ChangeMembership { id, changes });
+        self.driver.step(now, &mut self.ports);
+    }
+
+    fn moved_addresses(&self, status: &Status) -> Vec<MembershipChange> {
+        status
+            .membership
+            .members
+            .iter()
+            .filter_map(|(id, member)| {
+                let address = self.ports.peers.cluster_address(*id)?;
+                (address != member.address)
+                    .then_some(MembershipChange::SetAddress { id: *id, address })
+            })
+            .take(1)
+            .collect()
+    }
+
+    /// Answers everybody who still waits.
+    fn close(mut self) {
+        let error = || {
+            self.ports
+                .failure
+                .error()
+                .unwrap_or(crate::physical::PhysicalError::NotRunning)
+        };
+        for reply in std::mem::take(&mut self.progress.collecting) {
+            let _ = reply.send(Err(error()));
+        }
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Propose(Proposal { reply, .. }) | Event::Change { reply, .. } => {
+                    reply.finish(Err(error()));
+                }
+                Event::Read(reply) => {
+                    let _ = reply.send(Err(error()));
+                }
+                _ => {}
+            }
+        }
+        self.ports.pending.close();
+        let term = self.driver.status().term.0;
+        self.leadership.send_modify(|leadership| {
+            leadership.is_leader = false;
+            leadership.leader = None;
+            leadership.term = term;
+        });
+        self.status.stopped();
+    }
+}
+
+fn leads(status: &Status) -> bool {
+    status.role == Role::Leader && status.ready
+}
+
+/// Events handled before their effects are carried out, at most.
+const BATCH_EVENTS_MAX: usize = 512;
+/// How old a published status may be while nothing important changes.
+const STATUS_INTERVAL: Millis = Millis(50);
+/// How often the leader looks at the members.
+const LOOK_INTERVAL: Millis = Millis(250);
+/// How often abandoned waiters are forgotten.
+const PRUNE_INTERVAL: Millis = Millis(1000);

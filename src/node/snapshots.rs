@@ -1,0 +1,215 @@
+//! The snapshot files of a running node: written by the snapshotter, staged by
+//! the transport, published by the WAL thread, loaded by the apply thread.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::snapshot::{SnapshotDirectory, SnapshotError, SnapshotInfo, StagedSnapshot};
+use crate::store::{RestoreError, Store, View};
+use crate::types::{ClusterId, LogIndex, SnapshotMeta, Term};
+
+use super::wal_thread::chain;
+
+/// Snapshots kept: the newest, and one to fall back to.
+const KEPT_COUNT: usize = 2;
+
+/// Shared by all threads of a node.
+pub(super) struct Snapshots {
+    directory: SnapshotDirectory,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cluster: ClusterId,
+    /// Received and verified; the next one replaces it.
+    staged: Option<StagedSnapshot>,
+    /// Handed to the core, which may have decided to begin its log after it:
+    /// kept until published, or until the log is past it anyway.
+    claimed: BTreeMap<Position, StagedSnapshot>,
+}
+
+type Position = (LogIndex, Term);
+
+/// Why a snapshot was not loaded. The store is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// No file covers that.
+    #[error("snapshot at index {0} is not here")]
+    Missing(LogIndex),
+    /// It does not verify, or the disk failed.
+    #[error(transparent)]
+    Unreadable(#[from] RestoreError<SnapshotError>),
+}
+
+impl LoadError {
+    /// Whether the file itself is bad, so that an older one may serve.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable(
+                RestoreError::Count { .. } | RestoreError::Records(SnapshotError::Damaged { .. })
+            )
+        )
+    }
+}
+
+impl Snapshots {
+    pub fn new(directory: SnapshotDirectory) -> Self {
+        Self {
+            directory,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The folder itself.
+    pub fn directory(&self) -> &SnapshotDirectory {
+        &self.directory
+    }
+
+    /// Names the cluster whose state is written from now on.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.state().cluster = cluster;
+    }
+
+    /// What the files cover, newest first.
+    pub fn newest_first(&self) -> Vec<SnapshotInfo> {
+        let mut all = self.directory.all();
+        all.reverse();
+        all
+    }
+
+    /// Keeps a received snapshot until the core asks for it; an older one in
+    /// waiting is dropped, and with it its file.
+    pub fn stage(&self, snapshot: StagedSnapshot) -> SnapshotMeta {
+        let meta = snapshot.info().meta.clone();
+        self.state().staged = Some(snapshot);
+        meta
+    }
+
+    /// Whether this snapshot is here, so that the core may install it; from
+    /// now on it stays.
+    pub fn claim(&self, meta: &SnapshotMeta, applied: LogIndex) -> bool {
+        let wanted = position(meta);
+        if self.published(meta).is_some() {
+            return true;
+        }
+        let mut state = self.state();
+        // What the log is past is never installed.
+        state.claimed.retain(|(index, _), _| *index > applied);
+        if state.claimed.contains_key(&wanted) {
+            return true;
+        }
+        match state.staged.take() {
+            Some(staged) if position(&staged.info().meta) == wanted => {
+                state.claimed.insert(wanted, staged);
+                true
+            }
+            other => {
+                state.staged = other;
+                false
+            }
+        }
+    }
+
+    /// Gives a claimed snapshot its final name, durably.
+    ///
+    /// # Errors
+    /// The disk failed, or it is not here: either stops the node, because the
+    /// core has decided to begin its log after it.
+    pub fn publish_claimed(&self, meta: &SnapshotMeta) -> Result<(), String> {
+        let claimed = self.state().claimed.remove(&position(meta));
+        match claimed {
+            Some(staged) => self
+                .directory
+                .publish(staged)
+                .map(|_| ())
+                .map_err(|error| chain(&error)),
+            None if self.published(meta).is_some() => Ok(()),
+            None => Err(format!(
+                "install snapshot at index {}: it is not staged here",
+                meta.index
+            )),
+        }
+    }
+
+    /// Replaces the store's state; gives back the former one.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_into(&self, store: &mut Store, meta: &SnapshotMeta) -> Result<Store, LoadError> {
+        let info = self.published(meta).ok_or(LoadError::Missing(meta.index))?;
+        let reader = self
+            .directory
+            .reader(&info)
+            .map_err(RestoreError::Records)?;
+        Ok(store.restore_from(reader, &info.meta, &info.state)?)
+    }
+
+    /// Renames a snapshot that does not verify, so that nobody takes it for one
+    /// again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn set_aside(&self, info: &SnapshotInfo, error: LoadError) -> Result<(), SnapshotError> {
+        let error = match error {
+            LoadError::Unreadable(RestoreError::Records(error)) => error,
+            _ => SnapshotError::Damaged {
+                path: info.path.clone(),
+                offset: 0,
+                reason: "it holds another number of records than it says",
+            },
+        };
+        self.directory.set_aside(info, &error)
+    }
+
+    /// Writes a picture, verified and durable, and removes what is older than
+    /// the one before it.
+    ///
+    /// # Errors
+    /// The disk failed, or the node is stopping.
+    pub fn write(&self, view: View, stopping: &AtomicBool) -> Result<(), String> {
+        let cluster = self.state().cluster;
+        let mut writer = self
+            .directory
+            .writer(cluster, view.meta(), view.header())
+            .map_err(|error| chain(&error))?;
+        for record in view.records() {
+            if stopping.load(Ordering::Relaxed) {
+                return Err("the node is being sealed".into());
+            }
+            writer.add(&record).map_err(|error| chain(&error))?;
+        }
+        writer.finish().map_err(|error| chain(&error))?;
+        self.directory
+            .prune(KEPT_COUNT)
+            .map_err(|error| chain(&error))
+    }
+
+    /// The log must be kept after this position: the end of the older of the
+    /// snapshots kept.
+    pub fn purge_floor(&self) -> LogIndex {
+        let all = self.directory.all();
+        if all.len() < KEPT_COUNT {
+            return LogIndex(0);
+        }
+        all[all.len() - KEPT_COUNT].meta.index
+    }
+
+    fn published(&self, meta: &SnapshotMeta) -> Option<SnapshotInfo> {
+        self.directory
+            .all()
+            .into_iter()
+            .find(|info| position(&info.meta) == position(meta))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one step: a panic elsewhere left it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn position(meta: &SnapshotMeta) -> Position {
+    (meta.index, meta.term)
+}

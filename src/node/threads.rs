@@ -1,0 +1,184 @@
+//! Starting the threads of a running node, and ending them in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{Builder, JoinHandle};
+
+use tokio::sync::watch;
+
+use crate::membership::autopilot::{AutopilotConfig, Stability};
+use crate::physical::Leadership;
+use crate::raft::{Config, Raft};
+use crate::store::Store;
+use crate::types::{LogIndex, Millis, NodeId};
+
+use super::apply_thread::{ApplyState, ApplyThread};
+use super::board::Board;
+use super::driver::Driver;
+use super::event::{Event, EventSender};
+use super::failure::Failure;
+use super::network::Peers;
+use super::options::{SnapshotThresholds, Timings};
+use super::ports::{Pending, RuntimePorts};
+use super::raft_thread::{Clock, Policy, Progress, RaftThread};
+use super::recovery::Recovery;
+use super::snapshots::Snapshots;
+use super::snapshotter::Snapshotter;
+use super::standing::StatusBoard;
+use super::wal_thread::{WalThread, chain};
+
+/// What a run of the node is built on.
+pub(super) struct Foundation {
+    pub id: NodeId,
+    pub timings: Timings,
+    pub thresholds: SnapshotThresholds,
+    pub trailing_entries: u64,
+    pub autopilot: AutopilotConfig,
+    pub clock: Clock,
+    pub board: Arc<Board>,
+    pub snapshots: Arc<Snapshots>,
+    pub failure: Arc<Failure>,
+    pub status: Arc<StatusBoard>,
+    pub leadership: Arc<watch::Sender<Leadership>>,
+    pub peers: Arc<dyn Peers>,
+    pub queue: (EventSender, Receiver<Event>),
+}
+
+/// The threads of a running node.
+pub(super) struct Threads {
+    raft: JoinHandle<()>,
+    wal: JoinHandle<()>,
+    apply: JoinHandle<Store>,
+    snapshotter: JoinHandle<()>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Threads {
+    /// Starts all of them.
+    ///
+    /// # Errors
+    /// What was recovered contradicts itself, or the system gives no thread:
+    /// the node must not go on.
+    pub fn spawn(foundation: Foundation, store: Store, recovery: Recovery) -> Result<Self, String> {
+        let Foundation {
+            id,
+            clock,
+            board,
+            snapshots,
+            failure,
+            ..
+        } = &foundation;
+        let config = config(*id, foundation.timings, foundation.trailing_entries)?;
+        let snapshot_index = recovery
+            .recovered
+            .snapshot
+            .as_ref()
+            .map_or(LogIndex(0), |meta| meta.index);
+        let raft = Raft::new(config, recovery.recovered, clock.now());
+        let raft = raft.map_err(|error| chain(&error))?;
+        let log = recovery.wal.reader();
+        let (wal_sender, wal_receiver) = mpsc::channel();
+        let (apply_sender, apply_receiver) = mpsc::channel();
+        let (view_sender, view_receiver) = mpsc::channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let events = foundation.queue.0.clone();
+
+        let wal = WalThread {
+            wal: recovery.wal,
+            commands: wal_receiver,
+            events: events.clone(),
+            snapshots: Arc::clone(snapshots),
+            failure: Arc::clone(failure),
+        };
+        let apply = ApplyThread {
+            store,
+            board: Arc::clone(board),
+            commands: apply_receiver,
+            snapshotter: view_sender,
+            snapshots: Arc::clone(snapshots),
+            thresholds: foundation.thresholds,
+            failure: Arc::clone(failure),
+            state: ApplyState::after(snapshot_index),
+        };
+        let snapshotter = Snapshotter {
+            views: view_receiver,
+            snapshots: Arc::clone(snapshots),
+            events,
+            apply: apply_sender.clone(),
+            stopping: Arc::clone(&stopping),
+        };
+        let ports = RuntimePorts {
+            wal: wal_sender,
+            log,
+            apply: apply_sender,
+            peers: Arc::clone(&foundation.peers),
+            board: Arc::clone(board),
+            snapshots: Arc::clone(snapshots),
+            failure: Arc::clone(failure),
+            pending: Pending::default(),
+        };
+        let raft = RaftThread {
+            clock: *clock,
+            driver: Driver::new(raft),
+            ports,
+            events: foundation.queue.1,
+            sender: foundation.queue.0,
+            status: foundation.status,
+            leadership: foundation.leadership,
+            policy: Policy {
+                config: foundation.autopilot,
+                memory: Stability::default(),
+                next_look: Millis(0),
+            },
+            progress: Progress::default(),
+        };
+        Ok(Self {
+            wal: spawn("wal", || wal.run())?,
+            apply: spawn("apply", || apply.run())?,
+            snapshotter: spawn("snapshotter", || snapshotter.run())?,
+            raft: spawn("raft", || raft.run())?,
+            stopping,
+        })
+    }
+
+    /// Waits until all have ended, after `Event::Stop` was sent; gives the
+    /// store back, or nothing if a thread panicked. Blocks.
+    pub fn join(self) -> Option<Store> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let raft = self.raft.join();
+        let wal = self.wal.join();
+        let apply = self.apply.join();
+        let snapshotter = self.snapshotter.join();
+        raft.and(wal).and(snapshotter).and(apply).ok()
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, String> {
+    Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| format!("start thread {name}: {error}"))
+}
+
+fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Result<Config, String> {
+    // Nodes must not draw the same timeouts; nothing else depends on it.
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| "draw a seed: no random bytes".to_owned())?;
+    Ok(Config {
+        id,
+        election_timeout_min: timings.election_min,
+        election_timeout_max: timings.election_max,
+        heartbeat_interval: timings.heartbeat,
+        inflight_messages_max: 64,
+        inflight_bytes_max: 16 << 20,
+        message_bytes_max: 1 << 20,
+        uncommitted_bytes_max: 64 << 20,
+        cache_bytes_max: 64 << 20,
+        trailing_entries,
+        seed: u64::from_le_bytes(seed),
+    })
+}

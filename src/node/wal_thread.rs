@@ -1,0 +1,129 @@
+//! The thread that owns the log on disk. It takes everything queued, makes it
+//! durable with one call, and answers with the last mark: while one sync runs,
+//! the next group gathers.
+//!
+//! The first error ends the thread and the node (D-004): what a failed sync
+//! left behind is unknown, so nothing may be written after it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use crate::types::{LogIndex, LogWrite, Mark};
+use crate::wal::Wal;
+
+use super::event::{Event, EventSender};
+use super::failure::Failure;
+use super::snapshots::Snapshots;
+
+/// What the WAL thread is told.
+pub(super) enum WalCommand {
+    /// Make durable; answered by `Event::Durable`.
+    Write(Mark, LogWrite),
+    /// The log up to here is no longer needed.
+    Purge(LogIndex),
+}
+
+/// Everything the thread owns. It ends when the sending side is dropped.
+pub(super) struct WalThread {
+    pub wal: Wal,
+    pub commands: Receiver<WalCommand>,
+    pub events: EventSender,
+    pub snapshots: Arc<Snapshots>,
+    pub failure: Arc<Failure>,
+}
+
+impl WalThread {
+    pub fn run(mut self) {
+        if let Err(reason) = self.serve() {
+            self.failure.report(&reason);
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), String> {
+        // Whether the last batch on disk lacks a later promise (wal.md: the one
+        // ambiguous batch).
+        let mut unmarked = true;
+        loop {
+            let first = if unmarked {
+                match self.commands.recv_timeout(IDLE_BEFORE_MARK) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.wal.mark_idle().map_err(|error| chain(&error))?;
+                        unmarked = false;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            } else {
+                match self.commands.recv() {
+                    Ok(command) => command,
+                    Err(_) => break,
+                }
+            };
+            unmarked |= self.handle_group(first)?;
+        }
+        if unmarked {
+            self.wal.mark_idle().map_err(|error| chain(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Carries out `first` and what is queued behind it; whether anything was
+    /// written.
+    fn handle_group(&mut self, first: WalCommand) -> Result<bool, String> {
+        let mut group = Vec::new();
+        let mut group_bytes = 0;
+        let mut last_mark = None;
+        let mut purge = None;
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                WalCommand::Write(mark, write) => {
+                    if let Some(meta) = &write.reset_to {
+                        // Rule 8: the snapshot under its final name, and only
+                        // then the record that makes the log begin after it.
+                        self.snapshots.publish_claimed(meta)?;
+                    }
+                    group_bytes += write
+                        .entries
+                        .iter()
+                        .map(crate::types::Entry::size)
+                        .sum::<usize>();
+                    group.push(write);
+                    last_mark = Some(mark);
+                }
+                WalCommand::Purge(through) => purge = Some(through),
+            }
+            if group_bytes >= GROUP_BYTES_MAX {
+                break;
+            }
+            next = self.commands.try_recv().ok();
+        }
+        if let Some(mark) = last_mark {
+            self.wal.append(&group).map_err(|error| chain(&error))?;
+            self.events.send(Event::Durable(mark));
+        }
+        if let Some(through) = purge {
+            self.wal.purge(through).map_err(|error| chain(&error))?;
+        }
+        Ok(last_mark.is_some())
+    }
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// After this long without a write the last batch gets its promise.
+const IDLE_BEFORE_MARK: Duration = Duration::from_millis(20);
+/// Entry bytes made durable by one call, at most (one write always fits).
+const GROUP_BYTES_MAX: usize = 16 << 20;

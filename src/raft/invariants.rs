@@ -1,0 +1,164 @@
+//! What must hold after every step, cheap enough to be asserted in production:
+//! a core that finds itself in the wrong must not go on to tell others.
+
+use crate::raft::{Raft, State};
+use crate::types::{LogIndex, NodeId, Term};
+
+/// What a step must not take back.
+#[derive(Debug)]
+pub(super) struct Before {
+    term: Term,
+    vote: Option<NodeId>,
+    commit: LogIndex,
+    last: LogIndex,
+    leads: bool,
+}
+
+impl Before {
+    pub(super) fn of(raft: &Raft) -> Self {
+        Self {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.log.commit(),
+            last: raft.log.last().index,
+            leads: matches!(raft.state, State::Leader(_)),
+        }
+    }
+}
+
+pub(super) fn check(raft: &Raft, before: &Before) {
+    terms_and_votes_stay(raft, before);
+    positions_are_ordered(raft);
+    commit_stays(raft, before);
+    leader_only_appends(raft, before);
+    peers_match_below_next(raft);
+    written_state_is_current(raft);
+    memberships_lie_in_the_log(raft);
+}
+
+fn terms_and_votes_stay(raft: &Raft, before: &Before) {
+    assert!(before.term <= raft.term, "the term went back");
+    if before.term == raft.term && before.vote.is_some() {
+        assert_eq!(
+            before.vote, raft.vote,
+            "the vote of {:?} changed",
+            raft.term
+        );
+    }
+}
+
+fn positions_are_ordered(raft: &Raft) {
+    let log = &raft.log;
+    let snapshot = log.snapshot().index;
+    assert!(
+        log.base() <= snapshot,
+        "purged {:?}, snapshot {snapshot:?}",
+        log.base()
+    );
+    assert!(
+        log.applied() <= log.handed(),
+        "applied what was not handed out"
+    );
+    assert!(
+        log.handed() <= log.commit(),
+        "handed out what is not committed"
+    );
+    assert!(
+        log.commit() <= log.last().index,
+        "committed what is not there"
+    );
+    assert!(log.durable() <= log.last().index, "durable beyond the end");
+    // While a received snapshot waits for the disk, the store lags behind it.
+    let store_follows = snapshot <= log.handed() || raft.restoring.is_some();
+    assert!(store_follows, "the store lacks the snapshot {snapshot:?}");
+}
+
+fn commit_stays(raft: &Raft, before: &Before) {
+    assert!(
+        before.commit <= raft.log.commit(),
+        "the commit index went back"
+    );
+}
+
+fn leader_only_appends(raft: &Raft, before: &Before) {
+    if before.leads && before.term == raft.term {
+        assert!(
+            before.last <= raft.log.last().index,
+            "a leader lost entries"
+        );
+    }
+    if let State::Leader(lead) = &raft.state {
+        assert_eq!(
+            raft.leader,
+            Some(raft.config.id),
+            "leads and follows another"
+        );
+        assert_eq!(
+            raft.accepted_term, raft.term,
+            "leads with a log it does not trust"
+        );
+        assert_eq!(
+            raft.durability.durable().term,
+            raft.term,
+            "leads in a term not durable"
+        );
+        assert_eq!(
+            raft.log.last().term,
+            raft.term,
+            "leads without an entry of its own"
+        );
+        assert!(
+            lead.first_index <= raft.log.last().index,
+            "its first entry is gone"
+        );
+    }
+}
+
+fn peers_match_below_next(raft: &Raft) {
+    let State::Leader(lead) = &raft.state else {
+        return;
+    };
+    let last = raft.log.last().index;
+    for (id, peer) in &lead.peers {
+        assert!(
+            peer.match_index < peer.next_index,
+            "{id:?}: match not below next"
+        );
+        assert!(
+            peer.match_index <= last,
+            "{id:?}: matches what is not there"
+        );
+        assert!(
+            peer.next_index <= last.next(),
+            "{id:?}: next beyond the end"
+        );
+        assert!(*id != raft.config.id, "a leader is its own peer");
+    }
+}
+
+fn written_state_is_current(raft: &Raft) {
+    let written = raft.durability.written();
+    assert_eq!(
+        (written.term, written.vote),
+        (raft.term, raft.vote),
+        "unwritten term or vote"
+    );
+    assert!(
+        written.commit_index <= raft.log.commit(),
+        "wrote a commit index ahead of it"
+    );
+    assert!(!raft.log.has_unwritten(), "unwritten entries");
+}
+
+fn memberships_lie_in_the_log(raft: &Raft) {
+    let active = raft.memberships.active();
+    assert!(
+        active.index <= raft.log.last().index,
+        "a membership beyond the log"
+    );
+    let committed = raft.memberships.committed();
+    assert!(
+        committed.index <= raft.log.commit(),
+        "the first membership is not committed"
+    );
+}

@@ -1,0 +1,198 @@
+//! The first moment of a core: from what the disk held, or for the very first
+//! node of a cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::raft::durability::Durability;
+use crate::raft::log::Log;
+use crate::raft::memberships::Memberships;
+use crate::raft::output::Outbox;
+use crate::raft::read::Reads;
+use crate::raft::rng::SplitMix64;
+use crate::raft::{Config, Raft, RecoverError, Recovered, State, change};
+use crate::types::{
+    Entry, EntryPayload, HardState, LogIndex, LogWrite, Membership, Millis, NodeId, Term,
+};
+
+/// The first write of a new cluster: its membership is the first entry, and by
+/// definition committed. Every founder writes the same; who joins later starts
+/// with an empty log instead.
+///
+/// # Panics
+/// If the membership is not one a cluster can start with.
+#[must_use]
+pub fn bootstrap(membership: Membership) -> LogWrite {
+    assert!(
+        change::is_consistent(&membership),
+        "bootstrap {membership:?}: sets do not fit"
+    );
+    assert!(!membership.voters.is_empty(), "bootstrap without a voter");
+    assert!(
+        !membership.is_joint(),
+        "bootstrap in the middle of a change"
+    );
+    let (index, term) = (LogIndex(1), Term(1));
+    let payload = EntryPayload::Membership(Arc::new(membership));
+    LogWrite {
+        hard_state: Some(HardState {
+            term,
+            vote: None,
+            commit_index: index,
+        }),
+        entries: vec![Entry {
+            index,
+            term,
+            payload,
+        }],
+        ..LogWrite::default()
+    }
+}
+
+impl Raft {
+    /// A core that continues from what the disk held.
+    ///
+    /// # Errors
+    /// When that contradicts itself, with the numbers that do: the node must
+    /// not start, and nothing is cut to fit.
+    pub fn new(config: Config, recovered: Recovered, now: Millis) -> Result<Self, RecoverError> {
+        check_config(&config)?;
+        let Recovered {
+            hard_state,
+            snapshot,
+            entries,
+            applied_index,
+        } = recovered;
+        let memberships = find_memberships(snapshot.as_ref(), &entries)?;
+        let mut log = Log::recover(snapshot.as_ref(), entries, config.cache_bytes_max)?;
+        check_positions(&log, hard_state, applied_index)?;
+        let commit = hard_state
+            .commit_index
+            .max(log.snapshot().index)
+            .max(applied_index);
+        log.start_at(commit, applied_index);
+        let mut rng = SplitMix64::new(config.seed ^ config.id.0);
+        let reads = Reads::new(rng.next());
+        let mut raft = Self {
+            now,
+            rng,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            state: State::Follower,
+            leader: None,
+            heard_at: now,
+            election_deadline: now,
+            accepted_term: log.last().term,
+            leader_commit: LogIndex(0),
+            log,
+            memberships,
+            announced: None,
+            restoring: None,
+            was_member: false,
+            removed: false,
+            durability: Durability::new(hard_state),
+            streams: BTreeMap::new(),
+            reads,
+            outbox: Outbox::default(),
+            config,
+        };
+        raft.was_member = raft.memberships.names(raft.config.id);
+        raft.memberships.commit(commit);
+        // A node that is alone need not wait for anybody.
+        let alone = [raft.config.id].into();
+        if raft.memberships.active().membership.voters != alone {
+            raft.reset_election_deadline();
+        }
+        Ok(raft)
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+}
+
+fn check_config(config: &Config) -> Result<(), RecoverError> {
+    let (min, max) = (config.election_timeout_min, config.election_timeout_max);
+    let bad = if min >= max {
+        "the shortest election timeout must be below the longest"
+    } else if config.heartbeat_interval.0 == 0 || config.heartbeat_interval >= min {
+        "the heartbeat interval must be above 0 and below the election timeout"
+    } else if config.inflight_messages_max == 0 {
+        "at least one message must be allowed in flight"
+    } else {
+        return Ok(());
+    };
+    Err(RecoverError::BadConfig(bad))
+}
+
+fn check_positions(
+    log: &Log,
+    hard_state: HardState,
+    applied: LogIndex,
+) -> Result<(), RecoverError> {
+    let last = log.last();
+    if last.index < hard_state.commit_index {
+        let commit = hard_state.commit_index;
+        return Err(RecoverError::CommitBeyondLog {
+            commit,
+            last: last.index,
+        });
+    }
+    if hard_state.term < last.term {
+        let (last_term, term) = (last.term, hard_state.term);
+        return Err(RecoverError::TermBeyondHardState { last_term, term });
+    }
+    let snapshot = log.snapshot().index;
+    if applied < snapshot || last.index < applied {
+        return Err(RecoverError::AppliedOutside {
+            applied,
+            snapshot,
+            last: last.index,
+        });
+    }
+    Ok(())
+}
+
+/// The snapshot's membership, and those of the entries after it.
+fn find_memberships(
+    snapshot: Option<&crate::types::SnapshotMeta>,
+    entries: &[Entry],
+) -> Result<Memberships, RecoverError> {
+    let check = |index: LogIndex, membership: &Membership| {
+        if change::is_consistent(membership) {
+            Ok(())
+        } else {
+            Err(RecoverError::BadMembership { index })
+        }
+    };
+    let (index, membership, covered) = match snapshot {
+        Some(meta) => (
+            meta.membership_index,
+            Arc::clone(&meta.membership),
+            meta.index,
+        ),
+        None => (LogIndex(0), Arc::default(), LogIndex(0)),
+    };
+    check(index, &membership)?;
+    for entry in entries {
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            check(entry.index, membership)?;
+        }
+    }
+    let mut memberships = Memberships::new(index, membership);
+    let conflicts = snapshot.is_some_and(|meta| {
+        !entries
+            .iter()
+            .any(|entry| entry.index == meta.index && entry.term == meta.term)
+            && entries
+                .first()
+                .is_some_and(|first| first.index <= meta.index)
+    });
+    if !conflicts {
+        let start = entries.partition_point(|entry| entry.index <= covered);
+        memberships.append(&entries[start..]);
+    }
+    Ok(memberships)
+}

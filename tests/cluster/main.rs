@@ -1,0 +1,14 @@
+//! Real nodes in one process, over loopback TLS: threads, files and sockets as
+//! in production; only the processes are missing.
+
+mod cluster;
+
+mod crashes;
+
+mod lifecycle;
+
+mod membership;
+
+mod reads_and_writes;
+
+mod snapshots;

@@ -1,0 +1,10 @@
+//! The consensus core in whole clusters, in memory: told stories (transcripts)
+//! and random walks, both watched by the same checker.
+
+mod checker;
+mod cluster;
+mod disk;
+mod notation;
+mod random;
+mod script;
+mod transcripts;
