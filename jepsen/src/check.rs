@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::linearizability::read::{ModelName, read_file};
-use crate::linearizability::{Budget, Verdict, check};
+use jepsen::linearizability::read::{ModelName, read_file};
+use jepsen::linearizability::{Budget, Verdict, check};
 
 /// Exit codes: an illegal history outweighs an unknown one.
 const ILLEGAL: u8 = 1;
