@@ -196,3 +196,136 @@ fn find_memberships(
     }
     Ok(memberships)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{Effect, Input, Role};
+    use crate::types::{Member, SnapshotMeta};
+
+    fn config() -> Config {
+        Config {
+            id: NodeId(1),
+            election_timeout_min: Millis(100),
+            election_timeout_max: Millis(200),
+            heartbeat_interval: Millis(20),
+            inflight_messages_max: 8,
+            inflight_bytes_max: 1 << 20,
+            message_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 1 << 20,
+            cache_bytes_max: 1 << 20,
+            trailing_entries: 10,
+            seed: 1,
+        }
+    }
+
+    fn alone() -> Membership {
+        Membership {
+            voters: [NodeId(1)].into(),
+            members: [(NodeId(1), Member::default())].into(),
+            ..Membership::default()
+        }
+    }
+
+    fn found(commit: u64, term: u64, terms: &[u64]) -> Recovered {
+        let entry = |(index, term): (u64, &u64)| Entry {
+            index: LogIndex(index),
+            term: Term(*term),
+            payload: EntryPayload::Noop,
+        };
+        Recovered {
+            hard_state: HardState {
+                term: Term(term),
+                vote: None,
+                commit_index: LogIndex(commit),
+            },
+            entries: (1..).zip(terms).map(entry).collect(),
+            ..Recovered::default()
+        }
+    }
+
+    fn refusal(recovered: Recovered) -> String {
+        let refused = Raft::new(config(), recovered, Millis(0));
+        refused.map(|_| ()).expect_err("contradictory").to_string()
+    }
+
+    #[test]
+    fn founder_leads_and_commits_alone() {
+        let write = bootstrap(alone());
+        let hard_state = write.hard_state.expect("bootstrap writes one");
+        let recovered = Recovered {
+            hard_state,
+            entries: write.entries,
+            ..Recovered::default()
+        };
+        let mut raft = Raft::new(config(), recovered, Millis(0)).expect("consistent");
+        assert_eq!(raft.next_deadline(), Millis(0), "nobody to wait for");
+        let mut inputs = vec![Input::Tick];
+        while let Some(input) = inputs.pop() {
+            for effect in raft.step(Millis(0), input) {
+                if let Effect::Persist { mark, .. } = effect {
+                    inputs.push(Input::Durable(mark));
+                }
+            }
+        }
+        let status = raft.status();
+        assert_eq!(
+            (status.role, status.commit_index),
+            (Role::Leader, LogIndex(2))
+        );
+        assert!(status.ready);
+    }
+
+    #[test]
+    fn lost_tail_is_refused_with_both_positions() {
+        let message = refusal(found(7, 1, &[1, 1, 1]));
+        assert!(
+            message.contains("7 is committed") && message.contains("ends at 3"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn other_contradictions_are_refused() {
+        assert!(refusal(found(1, 1, &[1, 2])).contains("ends in term 2"));
+        assert!(refusal(found(1, 3, &[2, 1])).contains("followed by 2 of 1"));
+        let ahead = Recovered {
+            applied_index: LogIndex(9),
+            ..found(1, 1, &[1])
+        };
+        assert!(refusal(ahead).contains("it holds 9"));
+        let meta = SnapshotMeta {
+            index: LogIndex(5),
+            term: Term(2),
+            ..SnapshotMeta::default()
+        };
+        let behind = Recovered {
+            snapshot: Some(meta.clone()),
+            ..found(1, 2, &[])
+        };
+        assert!(refusal(behind).contains("it holds 0"));
+        let mut gap = found(1, 2, &[1, 1, 1, 1, 1, 1, 2, 2]);
+        gap.entries.drain(..6);
+        gap.snapshot = Some(meta);
+        assert!(refusal(gap).contains("begins at 7"));
+        let mut broken = alone();
+        broken.learners.insert(NodeId(1));
+        let mut odd = found(1, 1, &[1]);
+        odd.entries[0].payload = EntryPayload::Membership(Arc::new(broken));
+        assert!(refusal(odd).contains("membership at 1"));
+    }
+
+    #[test]
+    fn impossible_parameters_are_refused() {
+        let eager = Config {
+            heartbeat_interval: Millis(100),
+            ..config()
+        };
+        assert!(Raft::new(eager, Recovered::default(), Millis(0)).is_err());
+        let equal = Config {
+            election_timeout_min: Millis(200),
+            ..config()
+        };
+        assert!(Raft::new(equal, Recovered::default(), Millis(0)).is_err());
+    }
+}

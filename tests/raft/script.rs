@@ -16,6 +16,7 @@
 //! shelve 1->2 / unshelve    take it aside, put it back (a delay)
 //! replay                    deliver copies of what is shelved
 //! settle                    deliver until nothing is left (silent)
+//! settle-nodes 1 2          the same between these only; streams go on
 //! disk 1 manual|auto        sync 1 [count]
 //! store 1 manual|auto       work 1 [count]
 //! propose 1 text            read 1      transfer 1 [2]     unreachable 1 2
@@ -110,7 +111,10 @@ impl Script {
             self.cluster().checker.is_off = words.has("invented");
             return self.statuses(&words);
         }
-        let silent = matches!(command, "elect" | "settle" | "pass" | "status" | "log");
+        let silent = matches!(
+            command,
+            "elect" | "settle" | "settle-nodes" | "pass" | "status" | "log"
+        );
         self.run(command, &words);
         let trace = std::mem::take(&mut self.cluster().trace);
         match command {
@@ -129,6 +133,7 @@ impl Script {
             "status" | "log" => {}
             "elect" => self.elect(words.node(0)),
             "settle" => self.settle(),
+            "settle-nodes" => self.settle_between(words.node(0), words.node(1)),
             "pass" => self.pass(words.plain[0].parse().expect("milliseconds")),
             "timeout" => self.timeout(words.node(0)),
             "advance" => self.advance(words),
@@ -281,6 +286,15 @@ impl Script {
             }
         }
         panic!("it never settles");
+    }
+
+    fn settle_between(&mut self, a: NodeId, b: NodeId) {
+        let cluster = self.cluster();
+        let inside = |packet: &Packet| [a, b].contains(&packet.from) && [a, b].contains(&packet.to);
+        while let Some(position) = cluster.network.iter().position(inside) {
+            let packet = cluster.network.remove(position);
+            cluster.deliver(packet);
+        }
     }
 
     fn statuses(&mut self, words: &Words<'_>) -> String {
