@@ -12,8 +12,13 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use holdfast::peer::tls::generate_keyring;
+use holdfast::physical::BoxFuture;
 use holdfast::physical::in_memory::InMemory;
-use holdfast::vault::{InitRequest, Method, Request, UnsealRequest, Vault, VaultOptions};
+use holdfast::vault::{
+    InitRequest, JoinTarget, LeaderApi, LeaderApiError, Method, Request, UnsealRequest, Vault,
+    VaultOptions, VaultParts,
+};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -105,7 +110,12 @@ struct Ours {
 
 impl Ours {
     async fn start() -> Self {
-        let vault = Vault::new(InMemory::new("node1"), VaultOptions::default());
+        let parts = VaultParts {
+            leader_api: Arc::new(Nobody),
+            generate_peer_keyring: || generate_keyring().expect("a keyring").to_vec(),
+        };
+        let backend = InMemory::new("node1");
+        let vault = Vault::with_parts(backend, VaultOptions::default(), parts);
         let request = InitRequest {
             secret_shares: 3,
             secret_threshold: 2,
@@ -163,6 +173,20 @@ impl Ours {
             .expect("a snapshot");
         let mut file = File::create(path).expect("create the archive");
         source.write_to(&mut file).expect("write the archive");
+    }
+}
+
+/// This node is the first.
+struct Nobody;
+
+impl LeaderApi for Nobody {
+    fn put<'a>(
+        &'a self,
+        _target: &'a JoinTarget,
+        _path: &'a str,
+        _body: Value,
+    ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
+        unreachable!("nothing joins here")
     }
 }
 

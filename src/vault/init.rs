@@ -62,8 +62,10 @@ impl Vault {
         let info = json!({"name": name, "id": uuid()}).to_string();
         batch.put(CLUSTER_INFO, info.as_bytes());
         batch.put(INDEX_HEADER_KEY, uuid().as_bytes());
-        let peer_keyring = (self.parts.generate_peer_keyring)();
-        let peer_keyring = peer_keyring.map_err(VaultError::Internal)?;
+        let peer_keyring = Zeroizing::new((self.parts.generate_peer_keyring)());
+        if peer_keyring.is_empty() {
+            return Err(VaultError::Internal("generate peer TLS keyring".to_owned()));
+        }
         batch.put(PEER_KEYRING, &peer_keyring);
         Ok(())
     }

@@ -164,9 +164,9 @@ async fn retry_join_goes_on_until_a_leader_answers() {
     let leader = initialized_in(&directory, 3, 2).await;
     let backend = InMemory::beside(&leader.backend, "node2");
     let joiner = vault_over(&backend, &directory);
-    let target = |address: &str| JoinStanza {
+    let target = |address: &str| JoinTarget {
         leader_api_addr: address.to_owned(),
-        ..JoinStanza::default()
+        ..JoinTarget::default()
     };
     let targets = [
         "http://nowhere:8200",
