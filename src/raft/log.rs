@@ -92,9 +92,10 @@ impl Log {
         let follows = first == Some(snapshot_at.index.next());
         if agrees || follows {
             log.adopt(entries);
-        } else if !entries.is_empty() {
+        } else {
             // A snapshot was installed and the crash came before the log was
-            // reset after it: do that now (catalogue S3, S4).
+            // reset after it: do that now (catalogue S3, S4). With no entries
+            // that is not certain, and doing it twice is harmless.
             log.reset_to = snapshot.cloned();
         }
         log.written = log.last;

@@ -1,7 +1,7 @@
 //! `sys/init`: a new cluster of one node, in OpenBao's storage layout, so that
 //! an archive of it opens there too.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -163,12 +163,48 @@ fn put_tables(batch: &mut Batch<'_>) {
         cubbyhole,
         token,
     ];
-    for entry in entries {
+    for entry in &entries {
         batch.put(&entry.storage_path(), &entry.to_json());
+        if entry.kind() == "identity" {
+            put_identity_defaults(batch, &entry.data_prefix());
+        }
     }
     let no_devices = br#"{"type":"audit","entries":null}"#;
     batch.put(AUDIT, no_devices);
     batch.put(LOCAL_AUDIT, no_devices);
+}
+
+// An OpenBao standby that opens this state cannot write what it misses here,
+// and says so in errors.
+fn put_identity_defaults(batch: &mut Batch<'_>, prefix: &str) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let day_nanoseconds: u64 = 86_400_000_000_000;
+    let defaults = [
+        (
+            "oidc_provider/assignment/allow_all",
+            json!({"group_ids": ["*"], "entity_ids": ["*"]}),
+        ),
+        (
+            "oidc_provider/provider/default",
+            json!({"issuer": "", "allowed_client_ids": ["*"], "scopes_supported": []}),
+        ),
+        (
+            "oidc_tokens/named_keys/default",
+            json!({
+                "signing_algorithm": "RS256",
+                "verification_ttl": day_nanoseconds,
+                "rotation_period": day_nanoseconds,
+                "key_ring": null,
+                "signing_key": null,
+                "next_signing_key": null,
+                "next_rotation": rfc3339(SystemTime::now() + DAY),
+                "allowed_client_ids": ["*"],
+            }),
+        ),
+    ];
+    for (path, value) in defaults {
+        batch.put(&format!("{prefix}{path}"), format!("{value}\n").as_bytes());
+    }
 }
 
 fn put_root_token(batch: &mut Batch<'_>, root_token: &str) {
@@ -176,12 +212,11 @@ fn put_root_token(batch: &mut Batch<'_>, root_token: &str) {
     batch.put(tokens::SALT, salt.as_bytes());
     let entry = TokenEntry::root(root_token, SystemTime::now());
     batch.put(&tokens::id_path(&salt, root_token), &entry.to_json());
-    let accessor = json!({
-        "token_id": root_token,
-        "accessor_id": entry.accessor,
-        "namespace_id": "root",
-    });
-    let accessor_json = Zeroizing::new(format!("{accessor}\n"));
+    // Both are letters, digits and dots: nothing to escape, no copy to wipe.
+    let accessor_json = Zeroizing::new(format!(
+        "{{\"token_id\":\"{root_token}\",\"accessor_id\":\"{}\",\"namespace_id\":\"root\"}}\n",
+        entry.accessor
+    ));
     batch.put(
         &tokens::accessor_path(&salt, &entry.accessor),
         accessor_json.as_bytes(),

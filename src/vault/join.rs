@@ -34,8 +34,8 @@ pub(super) const ANSWER_PATH: &str = "sys/storage/raft/bootstrap/answer";
 const NO_CHALLENGE: &str = "failed to join raft cluster: failed to get raft challenge";
 const NO_ANSWER: &str = "failed to send answer to raft leader node";
 
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const STORAGE_POLL: Duration = Duration::from_millis(50);
 /// Without `retry`, an answer refused this often is given up.
 const ANSWERS_MAX: usize = 4;
