@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::api::Api;
 use super::signals::{Signals, Wish};
@@ -57,6 +57,9 @@ struct Node {
     address: String,
     log: PathBuf,
     child: Child,
+    /// Its end tells the child that this process is gone. Waiting for a child
+    /// closes the one it still holds.
+    _lifeline: Option<ChildStdin>,
 }
 
 struct Credentials {
@@ -169,7 +172,7 @@ fn spawn(folder: &Path, number: usize, api: u16, cluster: u16) -> anyhow::Result
     std::fs::write(&config, configuration)?;
     let log = home.join("log");
     let output = std::fs::File::create(&log)?;
-    let child = Command::new(std::env::current_exe().context("find this program")?)
+    let mut child = Command::new(std::env::current_exe().context("find this program")?)
         .arg("server")
         .arg(format!("-config={}", config.display()))
         .arg(format!("-exit-with-parent={}", folder.display()))
@@ -185,6 +188,7 @@ fn spawn(folder: &Path, number: usize, api: u16, cluster: u16) -> anyhow::Result
         name,
         address: format!("http://127.0.0.1:{api}"),
         log,
+        _lifeline: child.stdin.take(),
         child,
     })
 }

@@ -1,7 +1,10 @@
 //! `storage "raft" { … }`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use zeroize::Zeroizing;
 
 use super::section::{Block, Section};
 use super::{ConfigError, HostPort};
@@ -28,7 +31,7 @@ pub struct StorageConfig {
 }
 
 /// One place to ask for admission.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RetryJoin {
     /// URL of a member's API; or `auto_join`.
     pub leader_api_addr: String,
@@ -43,7 +46,7 @@ pub struct RetryJoin {
     /// A file instead of the text.
     pub leader_client_cert_file: Option<PathBuf>,
     /// PEM text, or empty.
-    pub leader_client_key: String,
+    pub leader_client_key: Zeroizing<String>,
     /// A file instead of the text.
     pub leader_client_key_file: Option<PathBuf>,
     /// Name expected in the leader's certificate.
@@ -84,7 +87,7 @@ impl StorageConfig {
             node_id: section.parsed(
                 "node_id",
                 "a name of 1 to 128 printable characters",
-                |id| node_id(id),
+                node_id,
             )?,
             performance_multiplier: u32::try_from(multiplier.unwrap_or(0)).unwrap_or(0),
             trailing_logs: section.integer("trailing_logs", 1, 1 << 40)?,
@@ -134,6 +137,12 @@ pub(super) fn node_id(text: &str) -> Option<String> {
     ((1..=128).contains(&text.len()) && text.chars().all(fine)).then(|| text.to_owned())
 }
 
+impl fmt::Debug for RetryJoin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "retry_join {}", self.leader_api_addr)
+    }
+}
+
 impl RetryJoin {
     fn read(storage: &Section<'_>, block: &Block<'_>) -> Result<Self, ConfigError> {
         let mut section = storage.nested("retry_join", block);
@@ -152,7 +161,10 @@ impl RetryJoin {
             leader_ca_cert_file: file(section.text("leader_ca_cert_file")?),
             leader_client_cert: section.text("leader_client_cert")?.unwrap_or_default(),
             leader_client_cert_file: file(section.text("leader_client_cert_file")?),
-            leader_client_key: section.text("leader_client_key")?.unwrap_or_default(),
+            leader_client_key: section
+                .text("leader_client_key")?
+                .unwrap_or_default()
+                .into(),
             leader_client_key_file: file(section.text("leader_client_key_file")?),
             leader_tls_servername: section.text("leader_tls_servername")?.unwrap_or_default(),
         };

@@ -284,14 +284,14 @@ fn load_environment_over_files_and_flag_over_environment() {
         };
         Some(value.to_owned())
     };
-    let config = load(&[file.clone()], &environment, None).expect("valid");
+    let config = load(std::slice::from_ref(&file), &environment, None).expect("valid");
     assert_eq!(config.api_addr, "https://bao:8200");
     assert_eq!(config.cluster_addr.to_string(), "c:9");
     assert_eq!(config.storage.node_id.as_deref(), Some("from-env"));
     assert_eq!(config.storage.path, Some(PathBuf::from("/other")));
     assert_eq!(config.log_level, "debug");
     assert!(config.storage.retry_join_as_non_voter);
-    let config = load(&[file.clone()], &environment, Some("trace")).expect("valid");
+    let config = load(std::slice::from_ref(&file), &environment, Some("trace")).expect("valid");
     assert_eq!(config.log_level, "trace");
 
     let wrong = |name: &str| (name == "BAO_CLUSTER_ADDR").then(|| "https://0.0.0.0:8201".into());
@@ -306,12 +306,20 @@ fn load_environment_over_files_and_flag_over_environment() {
 
 #[test]
 fn load_unspecified_listener_needs_an_api_address() {
-    let text = MINIMAL.replace("tls_disable", "address = \":8200\"\n tls_disable");
-    let error = load_text("a.hcl", &text)
-        .expect_err("cannot be guessed")
-        .to_string();
-    assert!(error.contains("api_addr is missing"), "{error}");
-    let config = load_text("a.hcl", &(text + "api_addr = \"http://10.0.0.1:8200\""));
+    let said = "api_addr = \"http://127.0.0.1:8200\"";
+    let everywhere = "address = \":8200\"\n tls_disable";
+    let without = MINIMAL.replace("tls_disable", everywhere).replace(said, "");
+    let complaint = |text: &str| {
+        let error = load_text("a.hcl", text).expect_err("cannot be guessed");
+        error.to_string()
+    };
+    assert!(complaint(&without).contains("api_addr is missing"));
+    let loopback = MINIMAL.replace(said, "");
+    assert!(complaint(&loopback).contains("cluster_addr is missing"));
+    let own = "cluster_address = \"127.0.0.1:9\"\n tls_disable";
+    let own = loopback.replace("tls_disable", own);
+    assert_eq!(load_text("a.hcl", &own).expect("said").cluster_addr.port, 9);
+    let config = load_text("a.hcl", &(without + "api_addr = \"http://10.0.0.1:8200\""));
     let config = config.expect("valid");
     assert_eq!(config.cluster_addr.to_string(), "10.0.0.1:8201");
     assert_eq!(config.cluster_listen.to_string(), "0.0.0.0:8201");

@@ -38,3 +38,5 @@ pub(crate) use urlencoded::boolean as boolean_word;
 mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

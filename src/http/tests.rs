@@ -456,7 +456,7 @@ async fn stopping_lets_a_request_finish() {
 
 /// Dials another router through memory, as the cluster connection would.
 struct Loopback {
-    active: Arc<std::sync::Mutex<Option<(String, mpsc::UnboundedSender<tokio::io::DuplexStream>)>>>,
+    active: Active,
 }
 
 impl Dial for Loopback {
@@ -479,11 +479,12 @@ impl Dial for Loopback {
     }
 }
 
-type Active =
-    Arc<std::sync::Mutex<Option<(String, mpsc::UnboundedSender<tokio::io::DuplexStream>)>>>;
+/// Name of the active node and where its incoming connections go.
+type Active = Arc<std::sync::Mutex<Option<(String, Incoming)>>>;
+type Incoming = mpsc::UnboundedSender<tokio::io::DuplexStream>;
 
 /// Serves forwarded requests with `vault` behind; returns where to dial.
-fn peer(vault: &Arc<FakeVault>) -> mpsc::UnboundedSender<tokio::io::DuplexStream> {
+fn peer(vault: &Arc<FakeVault>) -> Incoming {
     let router = router(vault, Nowhere);
     let (sender, mut receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {

@@ -71,6 +71,18 @@ impl ApplyState {
             ..Self::default()
         }
     }
+
+    /// A node cut off from the leader never reaches the index: those who gave
+    /// up must not pile up.
+    fn forget_abandoned(&mut self) {
+        if self.reads.len() < ABANDONED_MAX {
+            return;
+        }
+        self.reads.retain(|_, replies| {
+            replies.retain(|reply| !reply.is_closed());
+            !replies.is_empty()
+        });
+    }
 }
 
 impl ApplyThread {
@@ -104,6 +116,7 @@ impl ApplyThread {
             ApplyCommand::Restore(meta) => self.restore(&meta)?,
             ApplyCommand::Read { index, replies } => {
                 self.state.reads.entry(index).or_default().extend(replies);
+                self.state.forget_abandoned();
             }
             ApplyCommand::SnapshotEnded => self.state.snapshotting = false,
             ApplyCommand::Stop => self.state.stopping = true,
@@ -195,3 +208,5 @@ pub(super) fn drop_aside<T: Send + 'static>(large: T) {
 
 /// Commands carried out before a picture is published, at most.
 const GROUP_COMMANDS_MAX: usize = 256;
+/// Indices waited for before abandoned waiters are looked for.
+const ABANDONED_MAX: usize = 256;

@@ -196,3 +196,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

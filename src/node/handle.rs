@@ -27,7 +27,7 @@ use super::event::{Event, EventSender};
 use super::failure::Failure;
 use super::identity::{DirectoryIdentity, node_number};
 use super::network::{
-    Alone, Connected, ForwardHandler, ForwardSlot, Greetings, PeerHandler, Peers,
+    Alone, Connected, Departures, ForwardHandler, ForwardSlot, Greetings, PeerHandler, Peers,
 };
 use super::options::{NodeOptions, Timings};
 use super::raft_thread::Clock;
@@ -406,6 +406,8 @@ impl Inner {
             events: events.clone(),
             snapshots: Arc::clone(&self.snapshots),
             greetings,
+            runtime: tokio::runtime::Handle::current(),
+            departures: Departures::default(),
         };
         let foundation = self.foundation(
             self.options.timings,

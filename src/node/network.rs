@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
@@ -10,7 +10,7 @@ use crate::peer::{
     Goodbye, Handler, Hello, PeerStream, Service, SinkError, SnapshotOffer, SnapshotSink, Transport,
 };
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Membership, NodeId};
+use crate::types::{LogIndex, Member, Membership, NodeId};
 
 use super::board::Board;
 use super::event::{Event, EventSender};
@@ -113,6 +113,54 @@ pub(super) struct Connected {
     pub events: EventSender,
     pub snapshots: Arc<Snapshots>,
     pub greetings: Greetings,
+    pub runtime: tokio::runtime::Handle,
+    pub departures: Departures,
+}
+
+/// Members that left a moment ago. The core still has to tell them that their
+/// leaving is committed, so their connections outlive their membership.
+#[derive(Clone, Default)]
+pub(super) struct Departures(Arc<Mutex<Departed>>);
+
+#[derive(Default)]
+struct Departed {
+    index: LogIndex,
+    members: BTreeMap<NodeId, Member>,
+    left: BTreeMap<NodeId, (Member, Instant)>,
+}
+
+impl Departures {
+    /// Takes a new membership; whether anybody left.
+    fn change(&self, index: LogIndex, members: &BTreeMap<NodeId, Member>) -> bool {
+        let mut departed = self.departed();
+        let before = std::mem::replace(&mut departed.members, members.clone());
+        departed.index = index;
+        let now = Instant::now();
+        for (id, member) in before {
+            if !members.contains_key(&id) {
+                departed.left.insert(id, (member, now));
+            }
+        }
+        departed.left.retain(|id, _| !members.contains_key(id));
+        !departed.left.is_empty()
+    }
+
+    /// Tells the transport who is to be spoken with now.
+    fn announce(&self, transport: &Transport) {
+        let mut departed = self.departed();
+        departed
+            .left
+            .retain(|_, (_, since)| since.elapsed() < FAREWELL);
+        let mut members = departed.members.clone();
+        let left = departed.left.iter();
+        members.extend(left.map(|(id, (member, _))| (*id, member.clone())));
+        // Under the lock: announcements keep the order of memberships.
+        transport.set_members(departed.index, members);
+    }
+
+    fn departed(&self) -> MutexGuard<'_, Departed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Peers for Connected {
@@ -154,8 +202,18 @@ impl Peers for Connected {
     }
 
     fn set_members(&self, index: LogIndex, membership: &Membership) {
-        self.transport
-            .set_members(index, membership.members.clone());
+        let farewell = self.departures.change(index, &membership.members);
+        self.departures.announce(&self.transport);
+        if farewell {
+            let (departures, transport) =
+                (self.departures.clone(), Arc::downgrade(&self.transport));
+            self.runtime.spawn(async move {
+                tokio::time::sleep(FAREWELL).await;
+                if let Some(transport) = transport.upgrade() {
+                    departures.announce(&transport);
+                }
+            });
+        }
     }
 
     fn api_address(&self, id: NodeId) -> Option<String> {
@@ -229,3 +287,5 @@ impl Handler for PeerHandler {
 const GREETINGS_MAX: usize = 256;
 /// Before a failed snapshot stream is reported.
 const STREAM_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// A member that left is spoken with for this long.
+const FAREWELL: Duration = Duration::from_secs(5);

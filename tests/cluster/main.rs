@@ -12,3 +12,5 @@ mod membership;
 mod reads_and_writes;
 
 mod snapshots;
+
+mod speed;

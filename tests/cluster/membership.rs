@@ -78,6 +78,11 @@ async fn removed_follower_knows_it_and_the_rest_goes_on() {
     leader.remove(name).await.expect("unknown is fine");
     assert_eq!(leader.servers().1.len(), 2);
     cluster.write("after", "1").await;
+    let removed = cluster.members[follower].node();
+    eventually("the removed node knows", async || {
+        removed.leadership().borrow().removed
+    })
+    .await;
     let term = leader.leadership().borrow().term;
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     let still = leader.leadership().borrow().clone();

@@ -17,7 +17,7 @@ fn filler() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn node_restarts_from_snapshot_and_log() {
     let mut cluster = Cluster::of(1, TINY).await;
-    for number in 0..75 {
+    for number in 0..150 {
         cluster.write(&format!("k/{number}"), &filler()).await;
     }
     cluster.write("last", "1").await;
@@ -28,8 +28,9 @@ async fn node_restarts_from_snapshot_and_log() {
     let count = || std::fs::read_dir(&snapshots).unwrap().count();
     eventually("two snapshots are kept", async || count() == 2).await;
     let wal = folder.path().join("data/wal");
-    let segments = std::fs::read_dir(&wal).unwrap().count();
-    assert!(segments < 5, "{segments} log segments are left");
+    // All 150 would fill about 20; kept are those after the older snapshot.
+    let segments = || std::fs::read_dir(&wal).unwrap().count();
+    eventually("the log is purged", async || segments() < 10).await;
     cluster.down(0).await;
     cluster.restart(0).await;
     cluster.leader().await;
