@@ -1,4 +1,5 @@
-//! The durable write: one call that returns when the blocks are on the disk.
+//! The durable write: one call that returns when the blocks are on the disk;
+//! and reading past the page cache what was written past it.
 //!
 //! `O_DIRECT` with a per-write `RWF_DSYNC` where the file system takes it, so
 //! that an error belongs to the call that caused it and no page cache can
@@ -37,21 +38,8 @@ enum Way {
 impl DurableWriter {
     /// Chooses the best way the file system offers for `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let flags = i32::try_from(OFlags::DIRECT.bits()).expect("open flags fit a C int");
-        let way = match OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(path)
-        {
-            Ok(file) => Way::Direct(file),
-            // No `/proc` to reach the file by its descriptor: also only slower.
-            Err(error) if is_refusal(&error) || error.kind() == io::ErrorKind::NotFound => {
-                Way::Dsync
-            }
-            Err(error) => return Err(error),
-        };
         Ok(Self {
-            way,
+            way: open_direct(path)?.map_or(Way::Dsync, Way::Direct),
             buffer: AlignedBuffer::default(),
         })
     }
@@ -78,6 +66,33 @@ impl DurableWriter {
     }
 }
 
+/// Opens a file for direct I/O; `None` where that cannot be had.
+pub(super) fn open_direct(path: &Path) -> io::Result<Option<File>> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).expect("open flags fit a C int");
+    let mut options = OpenOptions::new();
+    match options
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
+    {
+        Ok(file) => Ok(Some(file)),
+        // No `/proc` to reach the file by its descriptor: also only slower.
+        Err(error) if is_refusal(&error) || error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fills `blocks`, whole blocks, past the page cache.
+pub(super) fn read_direct(direct: &File, offset: u64, blocks: &mut [u8]) -> io::Result<()> {
+    let mut buffer = vec![0; blocks.len() + BLOCK_BYTES];
+    let start = buffer.as_ptr().align_offset(BLOCK_BYTES);
+    let aligned = &mut buffer[start..start + blocks.len()];
+    direct.read_exact_at(aligned, offset)?;
+    blocks.copy_from_slice(aligned);
+    Ok(())
+}
+
 fn write_dsync(file: &File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match pwritev2(file, &[IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
@@ -93,7 +108,8 @@ fn write_dsync(file: &File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()>
     Ok(())
 }
 
-fn is_refusal(error: &io::Error) -> bool {
+/// Whether the file system declined this way of doing it before doing any.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(code, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS))
 }

@@ -92,6 +92,13 @@ pub trait File: Send {
     fn sync(&mut self) -> DiskResult<()>;
     /// Fills `buffer` from a byte offset; short of the end is an error.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<()>;
+    /// Fills a buffer of whole blocks from a multiple of [`BLOCK_BYTES`],
+    /// past the page cache where possible. For files that are being written
+    /// durably at the same time: a cached read ahead of the writer could keep
+    /// what the direct write is about to replace.
+    fn read_blocks(&self, offset: u64, blocks: &mut [u8]) -> DiskResult<()> {
+        self.read_at(offset, blocks)
+    }
     /// Length in bytes.
     fn length(&self) -> DiskResult<u64>;
     /// Cuts or extends with zeros.

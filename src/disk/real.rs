@@ -4,14 +4,14 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, Mmap};
 use rustix::fs::{Advice as CacheAdvice, fadvise};
 
-use super::direct::DurableWriter;
+use super::direct::{DurableWriter, is_refusal, open_direct, read_direct};
 use super::lock::DirectoryLock;
-use super::{Disk, DiskError, DiskResult, File, Mapped};
+use super::{BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped};
 
 /// The operating system's file system. Files are created with mode 0600,
 /// folders with 0700.
@@ -127,6 +127,8 @@ struct RealFile {
     path: PathBuf,
     /// Opened by the first durable write.
     durable: Option<DurableWriter>,
+    /// Opened by the first direct read; `None`: refused.
+    direct_reads: OnceLock<Option<fs::File>>,
 }
 
 impl RealFile {
@@ -135,6 +137,7 @@ impl RealFile {
             file,
             path: path.to_path_buf(),
             durable: None,
+            direct_reads: OnceLock::new(),
         })
     }
 
@@ -174,6 +177,22 @@ impl File for RealFile {
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|error| self.fail("read", error))
+    }
+
+    fn read_blocks(&self, offset: u64, blocks: &mut [u8]) -> DiskResult<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
+        let direct = self.direct_reads.get_or_init(|| {
+            // Whatever went wrong, the ordinary descriptor reads as well.
+            open_direct(&descriptor_path(&self.file)).unwrap_or(None)
+        });
+        let Some(direct) = direct else {
+            return self.read_at(offset, blocks);
+        };
+        match read_direct(direct, offset, blocks) {
+            Err(error) if is_refusal(&error) => self.read_at(offset, blocks),
+            result => result.map_err(|error| self.fail("read", error)),
+        }
     }
 
     fn length(&self) -> DiskResult<u64> {

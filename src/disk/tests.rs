@@ -35,6 +35,15 @@ fn check_disk(disk: &dyn Disk, root: &Path) {
     assert_eq!(buffer, [5, 5, 5, 5]);
     assert!(read(5 * BLOCK_BYTES as u64 - 3, &mut buffer).is_err());
 
+    let mut blocks = vec![0; 2 * BLOCK_BYTES];
+    file.read_blocks(3 * BLOCK_BYTES as u64, &mut blocks)
+        .unwrap();
+    assert_eq!(blocks, [5; 2 * BLOCK_BYTES]);
+    assert!(
+        file.read_blocks(4 * BLOCK_BYTES as u64, &mut blocks)
+            .is_err()
+    );
+
     file.set_length(10).unwrap();
     file.set_length(20).unwrap();
     let mut buffer = [1; 20];

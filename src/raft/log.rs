@@ -91,10 +91,12 @@ impl Log {
             .is_some_and(|entry| entry.term == snapshot_at.term);
         let follows = first == Some(snapshot_at.index.next());
         if agrees || follows {
+            check_follows(snapshot_at, &entries[0])?;
             log.adopt(entries);
-        } else if !entries.is_empty() {
+        } else {
             // A snapshot was installed and the crash came before the log was
-            // reset after it: do that now (catalogue S3, S4).
+            // reset after it: do that now (catalogue S3, S4). With no entries
+            // that is not certain, and doing it twice is harmless.
             log.reset_to = snapshot.cloned();
         }
         log.written = log.last;
@@ -472,6 +474,19 @@ impl Log {
         self.handed = self.handed.max(applied);
         self.advance_applied(applied);
     }
+}
+
+/// Terms never fall, from the snapshot into the log either.
+fn check_follows(snapshot: Position, first: &Entry) -> Result<(), RecoverError> {
+    if first.index == snapshot.index.next() && first.term < snapshot.term {
+        return Err(RecoverError::Inconsecutive {
+            index: snapshot.index,
+            term: snapshot.term,
+            next_index: first.index,
+            next_term: first.term,
+        });
+    }
+    Ok(())
 }
 
 fn check_consecutive(entries: &[Entry]) -> Result<(), RecoverError> {

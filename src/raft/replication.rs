@@ -232,7 +232,10 @@ impl Raft {
             return;
         }
         match peer.pace {
-            Pace::Probe { .. } | Pace::Replicate => peer.probe(None),
+            // Where the probe got to stays: to begin again at the last certain
+            // match would send a whole log for one lost message.
+            Pace::Probe { .. } => peer.pace = Pace::Probe { sent_at: None },
+            Pace::Replicate => peer.probe(None),
             Pace::Installing { .. } => self.retry_install(from),
             Pace::Streaming => {}
         }

@@ -27,6 +27,8 @@ pub(super) struct ActiveState {
     active_since: Option<SystemTime>,
     removed_since: Option<Instant>,
     removed: bool,
+    // Sealed, but still replicating what it was sealed for.
+    stop_due: bool,
 }
 
 /// Follows leadership and storage until the vault is gone.
@@ -171,6 +173,7 @@ impl Vault {
             }
         }
         self.close_barrier();
+        lock(&self.active_state).stop_due = false;
         self.backend.stop().await;
         tracing::info!("vault is sealed");
     }
@@ -178,15 +181,22 @@ impl Vault {
     /// After storage was replaced: the log entry that did it must still reach
     /// the others, or they would wait for a quorum that never returns.
     pub(super) fn stop_after_replacement(&self) {
+        lock(&self.active_state).stop_due = true;
         let this = self.this.clone();
         tokio::spawn(async move {
             tokio::time::sleep(REPLICATE_FOR).await;
             let Some(vault) = this.upgrade() else { return };
             let _guard = vault.lifecycle.lock().await;
-            if vault.unsealed.load().is_none() {
-                vault.backend.stop().await;
-            }
+            vault.stop_if_due().await;
         });
+    }
+
+    /// Whoever unseals before the delay is over ends it. The caller holds the
+    /// lifecycle lock.
+    pub(super) async fn stop_if_due(&self) {
+        if std::mem::take(&mut lock(&self.active_state).stop_due) {
+            self.backend.stop().await;
+        }
     }
 
     /// Waits until this node is active or knows who is; not forever.

@@ -219,24 +219,3 @@ pub struct JoinBody {
     /// Discovery instead of an address.
     pub auto_join: String,
 }
-
-/// A member's API, as a joiner reaches it.
-#[derive(Clone, Default)]
-pub struct JoinTarget {
-    /// URL of a member's API.
-    pub leader_api_addr: String,
-    /// PEM text.
-    pub leader_ca_cert: String,
-    /// PEM text.
-    pub leader_client_cert: String,
-    /// PEM text.
-    pub leader_client_key: Zeroizing<String>,
-    /// Name expected in the leader's certificate.
-    pub leader_tls_servername: String,
-}
-
-impl std::fmt::Debug for JoinTarget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.leader_api_addr)
-    }
-}

@@ -1,7 +1,7 @@
 //! `sys/init`: a new cluster of one node, in OpenBao's storage layout, so that
 //! an archive of it opens there too.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -62,10 +62,8 @@ impl Vault {
         let info = json!({"name": name, "id": uuid()}).to_string();
         batch.put(CLUSTER_INFO, info.as_bytes());
         batch.put(INDEX_HEADER_KEY, uuid().as_bytes());
-        let peer_keyring = Zeroizing::new((self.parts.generate_peer_keyring)());
-        if peer_keyring.is_empty() {
-            return Err(VaultError::Internal("generate peer TLS keyring".to_owned()));
-        }
+        let peer_keyring = (self.parts.generate_peer_keyring)();
+        let peer_keyring = peer_keyring.map_err(VaultError::Internal)?;
         batch.put(PEER_KEYRING, &peer_keyring);
         Ok(())
     }
@@ -163,12 +161,48 @@ fn put_tables(batch: &mut Batch<'_>) {
         cubbyhole,
         token,
     ];
-    for entry in entries {
+    for entry in &entries {
         batch.put(&entry.storage_path(), &entry.to_json());
+        if entry.kind() == "identity" {
+            put_identity_defaults(batch, &entry.data_prefix());
+        }
     }
     let no_devices = br#"{"type":"audit","entries":null}"#;
     batch.put(AUDIT, no_devices);
     batch.put(LOCAL_AUDIT, no_devices);
+}
+
+// An OpenBao standby that opens this state cannot write what it misses here,
+// and says so in errors.
+fn put_identity_defaults(batch: &mut Batch<'_>, prefix: &str) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let day_nanoseconds: u64 = 86_400_000_000_000;
+    let defaults = [
+        (
+            "oidc_provider/assignment/allow_all",
+            json!({"group_ids": ["*"], "entity_ids": ["*"]}),
+        ),
+        (
+            "oidc_provider/provider/default",
+            json!({"issuer": "", "allowed_client_ids": ["*"], "scopes_supported": []}),
+        ),
+        (
+            "oidc_tokens/named_keys/default",
+            json!({
+                "signing_algorithm": "RS256",
+                "verification_ttl": day_nanoseconds,
+                "rotation_period": day_nanoseconds,
+                "key_ring": null,
+                "signing_key": null,
+                "next_signing_key": null,
+                "next_rotation": rfc3339(SystemTime::now() + DAY),
+                "allowed_client_ids": ["*"],
+            }),
+        ),
+    ];
+    for (path, value) in defaults {
+        batch.put(&format!("{prefix}{path}"), format!("{value}\n").as_bytes());
+    }
 }
 
 fn put_root_token(batch: &mut Batch<'_>, root_token: &str) {
@@ -176,12 +210,11 @@ fn put_root_token(batch: &mut Batch<'_>, root_token: &str) {
     batch.put(tokens::SALT, salt.as_bytes());
     let entry = TokenEntry::root(root_token, SystemTime::now());
     batch.put(&tokens::id_path(&salt, root_token), &entry.to_json());
-    let accessor = json!({
-        "token_id": root_token,
-        "accessor_id": entry.accessor,
-        "namespace_id": "root",
-    });
-    let accessor_json = Zeroizing::new(format!("{accessor}\n"));
+    // Both are letters, digits and dots: nothing to escape, no copy to wipe.
+    let accessor_json = Zeroizing::new(format!(
+        "{{\"token_id\":\"{root_token}\",\"accessor_id\":\"{}\",\"namespace_id\":\"root\"}}\n",
+        entry.accessor
+    ));
     batch.put(
         &tokens::accessor_path(&salt, &entry.accessor),
         accessor_json.as_bytes(),

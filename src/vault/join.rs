@@ -10,6 +10,7 @@
 //! The challenge is only asked for again when its answer was refused (the
 //! leader changed): never while shares are missing.
 
+use std::error::Error;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,13 +18,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
-use zeroize::Zeroizing;
 
 use super::active::SERVING_WITHIN;
 use super::seal_state::{SHAMIR, SealConfig};
 use super::unseal::bad;
-use super::{JoinBody, JoinTarget, Vault, VaultError, lock, text_field};
+use super::{JoinBody, Vault, VaultError, lock, text_field};
 use crate::barrier::{KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey, random_bytes};
+use crate::discovery::{JoinStanza, JoinTarget, LeaderClient, Rounds};
 use crate::physical::{BoxFuture, JoinGrant, PeerInfo};
 
 /// Path of the first phase, after `/v1/`.
@@ -34,8 +35,6 @@ pub(super) const ANSWER_PATH: &str = "sys/storage/raft/bootstrap/answer";
 const NO_CHALLENGE: &str = "failed to join raft cluster: failed to get raft challenge";
 const NO_ANSWER: &str = "failed to send answer to raft leader node";
 
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
 const STORAGE_POLL: Duration = Duration::from_millis(50);
 /// Without `retry`, an answer refused this often is given up.
 const ANSWERS_MAX: usize = 4;
@@ -45,10 +44,53 @@ pub trait LeaderApi: Send + Sync {
     /// `PUT /v1/<path>` with a JSON body; gives back the reply's `data`.
     fn put<'a>(
         &'a self,
-        target: &'a JoinTarget,
+        target: &'a JoinStanza,
         path: &'a str,
         body: Value,
     ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>>;
+}
+
+/// Leaders over HTTP.
+pub struct HttpLeaderApi;
+
+impl LeaderApi for HttpLeaderApi {
+    fn put<'a>(
+        &'a self,
+        target: &'a JoinStanza,
+        path: &'a str,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
+        Box::pin(async move {
+            let target = JoinTarget::new(target).map_err(unreachable_because)?;
+            let reply = LeaderClient::new(target)
+                .put_json(&format!("/v1/{path}"), &body)
+                .await;
+            let (status, reply) = reply.map_err(unreachable_because)?;
+            match reply.get("data") {
+                Some(Value::Object(data)) if status.is_success() => Ok(data.clone()),
+                _ => Err(LeaderApiError::Refused {
+                    status: status.as_u16(),
+                    text: error_texts(&reply),
+                }),
+            }
+        })
+    }
+}
+
+fn unreachable_because(error: impl Error) -> LeaderApiError {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    LeaderApiError::Unreachable { reason }
+}
+
+fn error_texts(reply: &Value) -> String {
+    let texts = reply.get("errors").and_then(Value::as_array);
+    let texts = texts.into_iter().flatten().filter_map(Value::as_str);
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 /// Why a leader's API gave nothing.
@@ -74,15 +116,15 @@ pub enum LeaderApiError {
 #[derive(Clone)]
 pub(super) struct HeldJoin {
     pub(super) seal_config: SealConfig,
-    targets: Arc<[JoinTarget]>,
-    from: JoinTarget,
+    rounds: Rounds,
+    from: JoinStanza,
     challenge: Vec<u8>,
     non_voter: bool,
     retry: bool,
 }
 
 struct Challenge {
-    from: JoinTarget,
+    from: JoinStanza,
     sealed: Vec<u8>,
     seal_config: SealConfig,
 }
@@ -108,32 +150,34 @@ impl Vault {
         if self.backend.is_member() {
             return Ok(!body.retry);
         }
-        let targets = Arc::from([body.target()]);
+        let rounds = self.rounds(&[body.stanza()]);
         if body.retry {
             let this = Arc::downgrade(self);
-            tokio::spawn(retry_join(this, targets, body.non_voter));
+            tokio::spawn(retry_join(this, rounds, body.non_voter));
             return Ok(false);
         }
-        self.hold_challenge(targets, body.non_voter, false).await?;
+        self.hold_challenge(&rounds, body.non_voter, false).await?;
         Ok(true)
     }
 
-    /// Joins by any of `targets`, however long it takes, in the background.
-    pub async fn start_retry_join(self: &Arc<Self>, targets: Vec<JoinTarget>, non_voter: bool) {
-        if targets.is_empty() {
+    /// Joins by any of the `retry_join` stanzas, however long it takes, in the
+    /// background.
+    pub async fn start_retry_join(self: &Arc<Self>, stanzas: Vec<JoinStanza>, non_voter: bool) {
+        let rounds = self.rounds(&stanzas);
+        if rounds.targets().is_empty() {
             return;
         }
         let this = Arc::downgrade(self);
-        tokio::spawn(retry_join(this, targets.into(), non_voter));
+        tokio::spawn(retry_join(this, rounds, non_voter));
     }
 
     async fn hold_challenge(
         &self,
-        targets: Arc<[JoinTarget]>,
+        rounds: &Rounds,
         non_voter: bool,
         retry: bool,
     ) -> Result<(), VaultError> {
-        let challenge = self.first_challenge(&targets).await?;
+        let challenge = self.first_challenge(rounds).await?;
         let _guard = self.lifecycle.lock().await;
         let mut state = lock(&self.seal_state);
         if self.backend.is_member() || state.joining {
@@ -142,7 +186,7 @@ impl Vault {
         tracing::info!(leader = %challenge.from.leader_api_addr, "holding a join challenge");
         state.join = Some(HeldJoin {
             seal_config: challenge.seal_config,
-            targets,
+            rounds: rounds.clone(),
             from: challenge.from,
             challenge: challenge.sealed,
             non_voter,
@@ -152,13 +196,11 @@ impl Vault {
     }
 
     // All at once; the first good answer wins, the others are dropped.
-    async fn first_challenge(&self, targets: &[JoinTarget]) -> Result<Challenge, VaultError> {
+    async fn first_challenge(&self, rounds: &Rounds) -> Result<Challenge, VaultError> {
         let mut asked = JoinSet::new();
-        for target in targets {
-            if !self.is_self(target) {
-                let api = Arc::clone(&self.parts.leader_api);
-                asked.spawn(challenge(api, target.clone(), self.backend.node_id()));
-            }
+        for target in rounds.targets() {
+            let api = Arc::clone(&self.parts.leader_api);
+            asked.spawn(challenge(api, target.clone(), self.backend.node_id()));
         }
         let mut reasons = Vec::new();
         while let Some(outcome) = asked.join_next().await {
@@ -176,9 +218,9 @@ impl Vault {
         Err(VaultError::Internal(error))
     }
 
-    fn is_self(&self, target: &JoinTarget) -> bool {
-        let own = self.options.api_address.trim_end_matches('/');
-        !own.is_empty() && target.leader_api_addr.trim_end_matches('/') == own
+    // Without this node itself: every node may carry the same list.
+    fn rounds(&self, stanzas: &[JoinStanza]) -> Rounds {
+        Rounds::new(stanzas, &self.options.api_address)
     }
 
     /// The shares are complete: from here on joining needs nobody. Waits for
@@ -232,7 +274,6 @@ impl Vault {
         unseal_key: &UnsealKey,
         mut held: HeldJoin,
     ) -> Result<JoinGrant, VaultError> {
-        let mut backoff = Backoff::default();
         let mut refused = 0;
         loop {
             let reason = match self.answer(unseal_key, &held).await {
@@ -244,9 +285,9 @@ impl Vault {
                 return Err(VaultError::Internal(format!("{NO_ANSWER}: {reason}")));
             }
             tracing::warn!(leader = %held.from.leader_api_addr, %reason, "{NO_ANSWER}");
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(held.rounds.next_pause(random())).await;
             // Another leader has another challenge.
-            if let Ok(newer) = self.first_challenge(&held.targets).await {
+            if let Ok(newer) = self.first_challenge(&held.rounds).await {
                 held.from = newer.from;
                 held.challenge = newer.sealed;
             }
@@ -288,19 +329,19 @@ impl Vault {
 }
 
 impl JoinBody {
-    fn target(&self) -> JoinTarget {
-        JoinTarget {
+    fn stanza(&self) -> JoinStanza {
+        JoinStanza {
             leader_api_addr: self.leader_api_addr.clone(),
             leader_ca_cert: self.leader_ca_cert.clone(),
             leader_client_cert: self.leader_client_cert.clone(),
             leader_client_key: self.leader_client_key.clone(),
             leader_tls_servername: self.leader_tls_servername.clone(),
+            ..JoinStanza::default()
         }
     }
 }
 
-async fn retry_join(vault: Weak<Vault>, targets: Arc<[JoinTarget]>, non_voter: bool) {
-    let mut backoff = Backoff::default();
+async fn retry_join(vault: Weak<Vault>, mut rounds: Rounds, non_voter: bool) {
     loop {
         {
             let Some(vault) = vault.upgrade() else { return };
@@ -312,22 +353,17 @@ async fn retry_join(vault: Weak<Vault>, targets: Arc<[JoinTarget]>, non_voter: b
                 state.joining || state.join.is_some()
             };
             // Reasons are in the log already.
-            if held
-                || vault
-                    .hold_challenge(Arc::clone(&targets), non_voter, true)
-                    .await
-                    .is_ok()
-            {
-                backoff = Backoff::default();
+            if held || vault.hold_challenge(&rounds, non_voter, true).await.is_ok() {
+                rounds.reset();
             }
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(rounds.next_pause(random())).await;
     }
 }
 
 async fn challenge(
     api: Arc<dyn LeaderApi>,
-    target: JoinTarget,
+    target: JoinStanza,
     server_id: String,
 ) -> Result<Challenge, String> {
     let address = target.leader_api_addr.clone();
@@ -383,22 +419,6 @@ fn grant(unseal_key: &UnsealKey, reply: &Map<String, Value>) -> Option<JoinGrant
     })
 }
 
-/// Waits that double, each off by up to a quarter so that nodes started
-/// together do not ask together.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(BACKOFF_MIN)
-    }
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = BACKOFF_MAX.min(wait * 2);
-        let random: Zeroizing<[u8; 1]> = random_bytes();
-        // 768..=1278 thousand-and-twenty-fourths.
-        wait * (768 + u32::from(random[0]) * 2) / 1024
-    }
+fn random() -> u32 {
+    u32::from_ne_bytes(*random_bytes::<4>())
 }

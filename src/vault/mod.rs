@@ -39,16 +39,18 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::barrier;
 use crate::membership::ChallengeKey;
 use crate::membership::timestamp::Timestamp;
+use crate::peer;
 use crate::physical::Backend;
 use active::ActiveState;
 use seal_state::{SealState, Unsealed};
 
 pub use api::*;
-pub use join::{LeaderApi, LeaderApiError};
+pub use join::{HttpLeaderApi, LeaderApi, LeaderApiError};
 pub use snapshots::SnapshotSource;
 
 /// The OpenBao version whose API is answered: clients gate features on it.
@@ -74,7 +76,7 @@ pub struct VaultParts {
     /// Talks to a leader's API on behalf of a joiner.
     pub leader_api: Arc<dyn LeaderApi>,
     /// Makes the peer TLS keyring of a new cluster (`core/raft/tls` JSON).
-    pub generate_peer_keyring: fn() -> Vec<u8>,
+    pub generate_peer_keyring: fn() -> Result<Zeroizing<Vec<u8>>, String>,
 }
 
 /// One node's vault.
@@ -91,7 +93,24 @@ pub struct Vault {
     challenge_key: ChallengeKey,
 }
 
+impl Default for VaultParts {
+    fn default() -> Self {
+        Self {
+            leader_api: Arc::new(HttpLeaderApi),
+            generate_peer_keyring: || {
+                peer::tls::generate_keyring().map_err(|error| error.to_string())
+            },
+        }
+    }
+}
+
 impl Vault {
+    /// As [`Self::with_parts`], with the parts of production.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>, options: VaultOptions) -> Arc<Self> {
+        Self::with_parts(backend, options, VaultParts::default())
+    }
+
     /// A sealed vault over `backend`; watches leadership and restores from a
     /// task on the current tokio runtime for as long as it lives.
     #[must_use]

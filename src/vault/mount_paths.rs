@@ -14,8 +14,10 @@ use super::{Method, Request, Response, Vault, VaultError, object, text_field};
 const PROTECTED: [&str; 5] = ["audit/", "auth/", "sys/", "cubbyhole/", "identity/"];
 /// The longest mount path, in bytes.
 const PATH_BYTES_MAX: usize = 512;
-/// Data of a disabled mount goes in transactions of this many keys.
+/// Data of a disabled mount goes in transactions of so many keys …
 const DELETE_KEYS_MAX: usize = 500;
+/// … and so many bytes of keys.
+const DELETE_BYTES_MAX: usize = 1 << 20;
 
 impl Vault {
     pub(super) async fn list_mounts(&self, session: &Session) -> Result<Response, VaultError> {
@@ -107,7 +109,10 @@ impl Vault {
 
     async fn delete_data(&self, session: &Session, mount: &StoredMount) -> Result<(), VaultError> {
         let keys = keys_below(session, mount.entry.data_prefix()).await?;
-        for some in keys.chunks(DELETE_KEYS_MAX) {
+        let mut rest = keys.as_slice();
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(bounded_count(rest));
+            rest = later;
             let mut batch = session.batch();
             batch.expect(&mount.storage_path, Some(&mount.stored));
             some.iter().for_each(|key| batch.delete(key));
@@ -117,6 +122,16 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+// At least one: a key alone is always within a transaction's bounds.
+fn bounded_count(keys: &[String]) -> usize {
+    let mut bytes = 0;
+    let within = keys.iter().take(DELETE_KEYS_MAX).take_while(|key| {
+        bytes += key.len();
+        bytes <= DELETE_BYTES_MAX
+    });
+    within.count().max(1)
 }
 
 async fn keys_below(session: &Session, prefix: String) -> Result<Vec<String>, VaultError> {

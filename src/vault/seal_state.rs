@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::join::HeldJoin;
 use super::mounts::MountCache;
@@ -70,7 +71,7 @@ pub(super) struct Unsealed {
     pub(super) cluster: ClusterInfo,
     pub(super) mounts: MountCache,
     pub(super) tokens: TokenCache,
-    pub(super) peer_keyring: Vec<u8>,
+    pub(super) peer_keyring: Zeroizing<Vec<u8>>,
     keyring_stored: Arc<[u8]>,
     peer_keyring_stored: Option<Arc<[u8]>>,
 }
@@ -100,7 +101,7 @@ impl Unsealed {
         let stored = peer_keyring_stored.as_deref();
         let stored = stored.ok_or_else(|| missing(PEER_KEYRING))?;
         let peer_keyring = barrier.decrypt(PEER_KEYRING, stored);
-        let peer_keyring = peer_keyring.map_err(decryption_failed)?.to_vec();
+        let peer_keyring = peer_keyring.map_err(decryption_failed)?;
         let cluster = match plaintext(reader, &barrier, CLUSTER_INFO).await? {
             Some(json) => serde_json::from_slice(&json).map_err(|_| malformed(CLUSTER_INFO))?,
             None => ClusterInfo::default(),
@@ -222,14 +223,23 @@ impl Vault {
         if held.fits(reader).await? {
             return Ok(held);
         }
-        match self.reopen(&held, reader).await {
+        // Only the newest picture decides: the caller's may be from before a
+        // restore that this node has been unsealed after.
+        let newest = self.backend.local();
+        if held.fits(newest.as_ref()).await? {
+            return Err(replaced_meanwhile());
+        }
+        match self.reopen(&held, newest.as_ref()).await {
             Ok(opened) => {
                 tracing::info!("the keyring in storage changed: opened the new one");
                 self.backend
-                    .set_tls_keyring(opened.peer_keyring.clone())
+                    .set_tls_keyring(opened.peer_keyring.to_vec())
                     .map_err(VaultError::Physical)?;
                 let opened = Arc::new(opened);
                 self.unsealed.store(Some(Arc::clone(&opened)));
+                if !opened.fits(reader).await? {
+                    return Err(replaced_meanwhile());
+                }
                 Ok(opened)
             }
             Err(OpenError::Other(error)) => Err(error),
@@ -271,11 +281,15 @@ impl Vault {
     }
 }
 
+fn replaced_meanwhile() -> VaultError {
+    VaultError::Internal("storage was replaced under this request: try again".to_owned())
+}
+
 async fn plaintext(
     reader: &dyn Reader,
     barrier: &Barrier,
     path: &str,
-) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, VaultError> {
+) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
     match reader.value(path).await? {
         Some(stored) => {
             let plaintext = barrier.decrypt(path, &stored);

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::discovery::JoinStanza;
 use crate::physical::BoxFuture;
 use crate::physical::in_memory::InMemory;
 
@@ -32,7 +33,7 @@ struct Directory(Mutex<Vec<Weak<Vault>>>);
 impl LeaderApi for Directory {
     fn put<'a>(
         &'a self,
-        target: &'a JoinTarget,
+        target: &'a JoinStanza,
         path: &'a str,
         body: Value,
     ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
@@ -67,7 +68,7 @@ fn vault_over(backend: &Arc<InMemory>, directory: &Arc<Directory>) -> Arc<Vault>
     };
     let parts = VaultParts {
         leader_api: Arc::clone(directory) as Arc<dyn LeaderApi>,
-        generate_peer_keyring: || b"{\"keys\":[]}".to_vec(),
+        generate_peer_keyring: || Ok(Zeroizing::new(b"{\"keys\":[]}".to_vec())),
     };
     let vault = Vault::with_parts(Arc::clone(backend) as Arc<dyn Backend>, options, parts);
     lock(&directory.0).push(Arc::downgrade(&vault));

@@ -40,7 +40,7 @@ pub(super) struct TokenEntry {
     #[serde(default)]
     parent: String,
     #[serde(default)]
-    policies: Vec<String>,
+    policies: Option<Vec<String>>,
     #[serde(default)]
     path: String,
     #[serde(default)]
@@ -65,6 +65,8 @@ pub(super) struct TokenEntry {
     #[serde(default)]
     namespace_id: String,
     #[serde(default)]
+    bound_cidrs: Option<Vec<String>>,
+    #[serde(default)]
     cubbyhole_id: String,
 }
 
@@ -87,9 +89,11 @@ impl<'de> Deserialize<'de> for Zeroized {
 /// Decrypted entries beside the ciphertexts they came from.
 #[derive(Default)]
 pub(super) struct TokenCache {
-    salt: Mutex<Option<(Arc<[u8]>, Arc<Zeroizing<String>>)>>,
-    entries: Mutex<BTreeMap<String, (Arc<[u8]>, Arc<TokenEntry>)>>,
+    salt: Mutex<Option<Cached<Zeroizing<String>>>>,
+    entries: Mutex<BTreeMap<String, Cached<TokenEntry>>>,
 }
+
+type Cached<T> = (Arc<[u8]>, Arc<T>);
 
 impl TokenEntry {
     pub(super) fn root(id: &str, now: SystemTime) -> Self {
@@ -99,7 +103,7 @@ impl TokenEntry {
             id: Zeroized(Zeroizing::new(id.to_owned())),
             accessor: random_text::<24>(),
             parent: String::new(),
-            policies: vec!["root".to_owned()],
+            policies: Some(vec!["root".to_owned()]),
             path: "auth/token/root".to_owned(),
             meta: None,
             display_name: "root".to_owned(),
@@ -111,16 +115,20 @@ impl TokenEntry {
             period: 0,
             entity_id: String::new(),
             namespace_id: "root".to_owned(),
+            bound_cidrs: None,
             cubbyhole_id: random_text::<24>(),
         }
     }
 
     pub(super) fn to_json(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(serde_json::to_vec(self).expect("plain fields always encode"))
+        const ROOM: usize = 1 << 10;
+        let mut json = Zeroizing::new(Vec::with_capacity(ROOM));
+        serde_json::to_writer(&mut *json, self).expect("plain fields always encode");
+        json
     }
 
-    // Tokens with limited use or of another namespace need machinery that is
-    // not there: they are refused rather than let through for too long.
+    // Tokens of limited use, of another namespace or bound to addresses need
+    // machinery that is not there: refused rather than let through too often.
     fn may_do_everything(&self, now: SystemTime) -> bool {
         let lives = self.ttl == 0 || {
             let seconds = (self.ttl / 1_000_000_000).saturating_add(self.creation_time);
@@ -128,7 +136,12 @@ impl TokenEntry {
             now < SystemTime::UNIX_EPOCH + until
         };
         self.kind == TYPE_SERVICE
-            && self.policies.iter().any(|policy| policy == "root")
+            && self
+                .policies
+                .iter()
+                .flatten()
+                .any(|policy| policy == "root")
+            && self.bound_cidrs.as_ref().is_none_or(Vec::is_empty)
             && self.num_uses == 0
             && (self.namespace_id.is_empty() || self.namespace_id == "root")
             && lives
@@ -305,7 +318,11 @@ mod tests {
         let hour_ns = 3_600_000_000_000;
         let refused = [
             TokenEntry {
-                policies: vec!["default".to_owned()],
+                policies: Some(vec!["default".to_owned()]),
+                ..root.clone()
+            },
+            TokenEntry {
+                bound_cidrs: Some(vec!["10.0.0.0/8".to_owned()]),
                 ..root.clone()
             },
             TokenEntry {

@@ -95,7 +95,8 @@ impl Vault {
     /// holds the lifecycle lock.
     async fn open(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
         let unsealed = self.open_local(unseal_key).await?;
-        self.backend.start(unsealed.peer_keyring.clone()).await?;
+        self.stop_if_due().await;
+        self.backend.start(unsealed.peer_keyring.to_vec()).await?;
         self.opened(unsealed);
         Ok(())
     }
@@ -104,7 +105,7 @@ impl Vault {
     pub(super) async fn open_joined(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
         let unsealed = self.open_local(unseal_key).await?;
         self.backend
-            .set_tls_keyring(unsealed.peer_keyring.clone())?;
+            .set_tls_keyring(unsealed.peer_keyring.to_vec())?;
         self.opened(unsealed);
         Ok(())
     }

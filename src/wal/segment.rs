@@ -96,7 +96,7 @@ impl SegmentFile {
         let mut source = self.source();
         if let Source::Active(file) = &*source {
             let mut bytes = vec![0; length as usize];
-            file.read_at(offset, &mut bytes)?;
+            file.read_blocks(offset, &mut bytes)?;
             return Ok(BatchBytes::Read(bytes));
         }
         let map = match &*source {

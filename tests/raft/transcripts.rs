@@ -29,9 +29,15 @@ fn play(path: &Path) -> (String, String) {
         }
         lines.next_if(|next| next.is_empty());
         played += &format!("{}\n----\n", commands.join("\n"));
-        for command in commands {
-            played += &script.play(command);
-        }
+        let answer: String = commands
+            .into_iter()
+            .map(|command| script.play(command))
+            .collect();
+        played += if answer.is_empty() {
+            "nothing to see\n"
+        } else {
+            &answer
+        };
         played.push('\n');
     }
     while played.ends_with("\n\n") {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use holdfast::disk::{Disk, MemoryDisk};
 use holdfast::types::{EntryPayload, LogIndex, LogWrite, Membership, NodeId, Term};
-use holdfast::wal::{Identity, Verdict, Wal, WalError};
+use holdfast::wal::{Identity, Verdict, Wal, WalError, WalReader};
 
 use crate::model::{self, DIR, IDENTITY, Model, create, dir, open, options};
 
@@ -248,4 +248,25 @@ fn mark_is_written_once_and_covers_the_last_write() {
     let lost = damage.lost.unwrap();
     assert_eq!((lost.first, lost.last), (LogIndex(1), LogIndex(1)));
     assert_eq!((lost.first_term, lost.last_term), (Term(1), Term(1)));
+}
+
+#[test]
+fn commit_index_beyond_the_log_is_cut() {
+    let disk = MemoryDisk::new();
+    let mut wal = create(&disk, options(8)).unwrap();
+    let mut write = Model::default().append(1, &[10]);
+    write.hard_state = Model::default().hard_state(1, None, 5).hard_state;
+    wal.append(&[write]).unwrap();
+    drop(wal);
+    let (_, opened) = open(&disk, options(8)).unwrap();
+    assert_eq!(opened.hard_state.commit_index, LogIndex(1));
+}
+
+#[test]
+fn log_and_reader_may_cross_threads() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Wal>();
+    is_send::<WalReader>();
+    is_sync::<WalReader>();
 }

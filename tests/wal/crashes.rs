@@ -170,6 +170,7 @@ fn recover(disk: &MemoryDisk, script: &Script, progress: &Progress, options: Wal
     assert_eq!(reopened.entries, opened.entries);
     assert_eq!(reopened.hard_state, opened.hard_state);
     assert_eq!(reopened.base, opened.base);
+    purge_all(&disk.duplicate(), &opened, options);
     // It goes on from there.
     let mut model = script.states[state].clone();
     let write = model.append(opened.hard_state.term.0.max(model.last().1.0), &[100]);
@@ -179,6 +180,27 @@ fn recover(disk: &MemoryDisk, script: &Script, progress: &Progress, options: Wal
     let (_, extended) = open(disk, options).unwrap();
     assert!(model.matches_entries(&extended), "{extended:?}");
     opened
+}
+
+/// Whatever a crash left, a purge leaves a log that knows where it begins.
+fn purge_all(disk: &MemoryDisk, opened: &Opened, options: WalOptions) {
+    let end = opened
+        .entries
+        .last()
+        .map_or(opened.base.0, |entry| entry.index);
+    let (mut wal, _) = open(disk, options).unwrap();
+    wal.purge(end).unwrap();
+    drop(wal);
+    let (_, purged) = open(disk, options).unwrap();
+    let kept = opened
+        .entries
+        .iter()
+        .filter(|entry| entry.index > purged.base.0);
+    assert!(purged.base.0 >= opened.base.0);
+    assert!(purged.entries.iter().eq(kept));
+    assert_eq!(purged.base.0.0 + purged.entries.len() as u64, end.0);
+    assert_eq!(purged.hard_state, opened.hard_state);
+    assert_eq!(purged.snapshot, opened.snapshot);
 }
 
 fn enumerate(name: &str, script: &Script, options: WalOptions) {

@@ -327,3 +327,25 @@ fn rotten_payload_is_named_exactly() {
          entries 2 (term 4) to 2 (term 4) cannot be read"
     );
 }
+
+#[test]
+fn segment_of_another_history_is_damage() {
+    // Two lives of equal shape: everything about the exchanged segment fits,
+    // but the batch it says it continues.
+    let lives = [1, 2].map(|term| {
+        let mut history = History::new();
+        history.append(|m| m.hard_state(1, Some(term), 0));
+        for _ in 0..6 {
+            history.append(|m| m.append(1, &[5000]));
+        }
+        history
+    });
+    let path = &segment_paths(&lives[0].disk)[1];
+    let disk = lives[0].disk.duplicate();
+    let bytes = lives[1].disk.map(path).unwrap();
+    disk.overwrite(path, 0, bytes.bytes()).unwrap();
+    assert!(matches!(
+        open(&disk, options(BLOCKS)),
+        Err(WalError::Damaged(_))
+    ));
+}

@@ -164,9 +164,9 @@ async fn retry_join_goes_on_until_a_leader_answers() {
     let leader = initialized_in(&directory, 3, 2).await;
     let backend = InMemory::beside(&leader.backend, "node2");
     let joiner = vault_over(&backend, &directory);
-    let target = |address: &str| JoinTarget {
+    let target = |address: &str| JoinStanza {
         leader_api_addr: address.to_owned(),
-        ..JoinTarget::default()
+        ..JoinStanza::default()
     };
     let targets = [
         "http://nowhere:8200",
