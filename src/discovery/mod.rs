@@ -13,6 +13,7 @@ pub mod client;
 mod exchange;
 pub mod rounds;
 pub mod search;
+mod self_signed;
 pub mod target;
 mod tls;
 

@@ -208,15 +208,18 @@ async fn redirect_to_the_leader_is_followed_but_not_for_ever() {
 }
 
 /// A TLS server with a certificate for `name`; its PEM.
-async fn tls_server(name: &str, answers: Vec<String>) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
-    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+async fn tls_server(name: &str, is_ca: rcgen::IsCa, answers: Vec<String>) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.is_ca = is_ca;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let cert = params.self_signed(&key).expect("certificate");
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![cert.der().clone()], key.into())
         .expect("certificate and key match");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -229,13 +232,38 @@ async fn tls_server(name: &str, answers: Vec<String>) -> (String, String) {
             }
         }
     });
-    (address, made.cert.pem())
+    (address, cert.pem())
+}
+
+/// `openssl req -x509` marks a server's certificate as an authority.
+#[tokio::test]
+async fn self_signed_authority_is_accepted_only_when_named_and_for_its_name() {
+    let is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let answers = vec![http("200 OK", "", CHALLENGE); 4];
+    let (address, pem) = tls_server("vault.example", is_ca.clone(), answers).await;
+    let (_, other) = tls_server("vault.example", is_ca, Vec::new()).await;
+    let ask = async |named: &str, name: &str| {
+        let mut stanza = stanza(&format!("https://{address}"));
+        named.clone_into(&mut stanza.leader_ca_cert);
+        name.clone_into(&mut stanza.leader_tls_servername);
+        let target = JoinTarget::new(&stanza).expect("usable");
+        LeaderClient::new(target).challenge("n").await
+    };
+    for (named, name) in [
+        ("", "vault.example"),
+        (&other, "vault.example"),
+        (&pem, "x.example"),
+    ] {
+        let error = ask(named, name).await;
+        assert!(matches!(error, Err(ClientError::Tls { .. })), "{error:?}");
+    }
+    ask(&pem, "vault.example").await.expect("a challenge");
 }
 
 #[tokio::test]
 async fn certificate_of_the_leader_is_verified() {
     let answers = vec![http("200 OK", "", CHALLENGE); 4];
-    let (address, pem) = tls_server("vault.example", answers).await;
+    let (address, pem) = tls_server("vault.example", rcgen::IsCa::NoCa, answers).await;
     let mut stanza = stanza(&format!("https://{address}"));
     let ask = async |stanza: &JoinStanza| {
         let target = JoinTarget::new(stanza).expect("usable");

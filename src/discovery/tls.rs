@@ -8,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use super::self_signed::NamedOrIssued;
 use super::target::{JoinTarget, read_bounded};
 
 /// TLS that cannot be set up for a target.
@@ -46,19 +47,18 @@ pub enum TlsSetupError {
 pub(super) fn configure(
     target: &JoinTarget,
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsSetupError> {
-    let roots = match &target.ca_pem {
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            add(&mut roots, "leader_ca_cert", pem)?;
-            roots
-        }
-        None => system_roots()?,
+    let mut roots = RootCertStore::empty();
+    let named = match &target.ca_pem {
+        Some(pem) => add(&mut roots, "leader_ca_cert", pem)?,
+        None => add_system_roots(&mut roots)?,
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = NamedOrIssued::new(named, roots, Arc::clone(&provider))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsSetupError::Configuration)?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &target.client_identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -82,26 +82,34 @@ pub(super) fn configure(
     Ok((Arc::new(config), server_name))
 }
 
-fn system_roots() -> Result<RootCertStore, TlsSetupError> {
-    let mut roots = RootCertStore::empty();
+/// The public authorities and those in `SSL_CERT_FILE`; returns the latter.
+fn add_system_roots(
+    roots: &mut RootCertStore,
+) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-        let path = Path::new(&path);
-        let pem = read_bounded(path).map_err(|source| TlsSetupError::Roots {
-            path: path.to_owned(),
-            source,
-        })?;
-        add(&mut roots, "SSL_CERT_FILE", &pem)?;
-    }
-    Ok(roots)
+    let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let path = Path::new(&path);
+    let pem = read_bounded(path).map_err(|source| TlsSetupError::Roots {
+        path: path.to_owned(),
+        source,
+    })?;
+    add(roots, "SSL_CERT_FILE", &pem)
 }
 
-fn add(roots: &mut RootCertStore, what: &'static str, pem: &str) -> Result<(), TlsSetupError> {
-    let (added, _ignored) = roots.add_parsable_certificates(certificates(what, pem)?);
+/// Adds the certificates of a PEM text; returns them.
+fn add(
+    roots: &mut RootCertStore,
+    what: &'static str,
+    pem: &str,
+) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let named = certificates(what, pem)?;
+    let (added, _ignored) = roots.add_parsable_certificates(named.iter().cloned());
     if added == 0 {
         return Err(TlsSetupError::Empty(what));
     }
-    Ok(())
+    Ok(named)
 }
 
 fn certificates(

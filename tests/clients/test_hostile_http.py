@@ -39,7 +39,7 @@ def raw(node, data, seconds=15, half_close=False):
     or falls silent."""
     received = b""
     with socket.create_connection(("127.0.0.1", node.port), timeout=seconds) as connection:
-        with contextlib.suppress(ConnectionError):  # it may refuse before reading all
+        with contextlib.suppress(OSError):  # it may refuse before reading all
             connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)

@@ -11,17 +11,20 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Functions over the limit, as `path function`, with the reason.
-const LONG_FUNCTIONS: [(&str, &str); 0] = [];
+const LONG_FUNCTIONS: [(&str, &str); 1] = [(
+    "src/node/threads.rs spawn",
+    "four structures of named fields, one after the other, and no branch",
+)];
 
-fn long_files(files: &[TextFile]) -> Vec<String> {
+fn long_files(files: &[TextFile], exceptions: &[(&str, &str)]) -> Vec<String> {
     let over = files.iter().filter_map(|file| {
         let lines = file.text.lines().count();
         (FILE_LINES_MAX < lines).then(|| (file.path.clone(), lines))
     });
-    against_exceptions(over.collect(), &LONG_FILES)
+    against_exceptions(over.collect(), exceptions)
 }
 
-fn long_functions(files: &[TextFile]) -> Vec<String> {
+fn long_functions(files: &[TextFile], exceptions: &[(&str, &str)]) -> Vec<String> {
     let mut over = Vec::new();
     for file in files.iter().filter(|file| !is_test_file(&file.path)) {
         for (name, lines) in functions(&product_code_of(&file.text)) {
@@ -30,7 +33,7 @@ fn long_functions(files: &[TextFile]) -> Vec<String> {
             }
         }
     }
-    against_exceptions(over, &LONG_FUNCTIONS)
+    against_exceptions(over, exceptions)
 }
 
 /// What is over the limit and not listed, and what is listed without need.
@@ -82,12 +85,15 @@ fn sources() -> Vec<TextFile> {
 fn files_are_short_or_listed() {
     let mut files = sources();
     files.extend(files::under("tests", ".rs"));
-    assert_none("long files", &long_files(&files));
+    assert_none("long files", &long_files(&files, &LONG_FILES));
 }
 
 #[test]
 fn functions_are_short_or_listed() {
-    assert_none("long functions", &long_functions(&sources()));
+    assert_none(
+        "long functions",
+        &long_functions(&sources(), &LONG_FUNCTIONS),
+    );
 }
 
 #[test]
@@ -99,7 +105,7 @@ fn planted_long_file_and_function_are_found() {
             "    call();\n".repeat(900)
         ),
     };
-    assert_eq!(long_files(&[planted]), ["src/x.rs: 903 lines"]);
+    assert_eq!(long_files(&[planted], &[]), ["src/x.rs: 903 lines"]);
     let planted = TextFile {
         path: "src/x.rs".into(),
         text: format!(
@@ -107,7 +113,7 @@ fn planted_long_file_and_function_are_found() {
             "    call();\n".repeat(69)
         ),
     };
-    assert_eq!(long_functions(&[planted]), ["src/x.rs long: 71 lines"]);
+    assert_eq!(long_functions(&[planted], &[]), ["src/x.rs long: 71 lines"]);
 }
 
 #[test]

@@ -22,6 +22,10 @@ fn unreachable(files: &[TextFile], roots: &[String]) -> Vec<String> {
             pending.push(format!("{folder}{module}.rs"));
             pending.push(format!("{folder}{module}/mod.rs"));
         }
+        let own_folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for named in paths_given(&file.text) {
+            pending.push(format!("{own_folder}/{named}"));
+        }
     }
     let paths = files.iter().map(|file| file.path.clone());
     paths.filter(|path| !reached.contains(path)).collect()
@@ -43,6 +47,14 @@ fn modules_declared(code: &str) -> Vec<String> {
         is_declaration.then(|| name.to_owned())
     });
     lines.collect()
+}
+
+/// Files that `#[path = "…"]` names.
+fn paths_given(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let path = line.trim().strip_prefix("#[path = \"")?;
+        path.strip_suffix("\"]")
+    })
 }
 
 /// Python files that are neither tests by name nor imported by one.
@@ -100,7 +112,11 @@ fn planted_forgotten_files_are_found() {
         text: text.into(),
     };
     let files = [
-        file("tests/wal/main.rs", "mod a;\n// mod lost;\n"),
+        file(
+            "tests/wal/main.rs",
+            "mod a;\n// mod lost;\n#[path = \"odd.rs\"]\nmod b;\n",
+        ),
+        file("tests/wal/odd.rs", ""),
         file("tests/wal/a.rs", "mod deep;"),
         file("tests/wal/a/deep.rs", ""),
         file("tests/wal/lost.rs", ""),
