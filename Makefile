@@ -48,8 +48,9 @@ docs:
 server:
 	cargo build --release --workspace --locked
 
-## Unit, transcript, crash and property tests, and the house rules.
-unit:
+## Unit, transcript, crash and property tests, the house rules, and archives
+## both ways with a real OpenBao.
+unit: $(VENV)/installed
 	cargo test --workspace --locked --no-fail-fast
 
 ## Real clients against real processes.

@@ -143,7 +143,6 @@ fn store_saved_and_loaded_saves_the_same_bytes() {
 /// An archive that this program wrote, restored into a fresh OpenBao of other
 /// keys: unsealed with the keys of the archive it shows the archive's secrets.
 #[test]
-#[ignore = "starts a real `bao` server; needs it on the PATH"]
 fn archive_written_here_restores_into_openbao() {
     let folder = tempfile::tempdir().expect("a folder");
     let archive = folder.path().join("ours.snap");
