@@ -1,11 +1,15 @@
-//! A joint between modules that do not know each other: the raft node dials for
-//! http.
+//! Joints between modules that do not know each other: the raft node dials for
+//! http, and a leader's API is asked on behalf of the vault.
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
+use crate::discovery::{self, ClientError, JoinStanza, LeaderClient};
 use crate::http::forward::{Dial, Stream};
 use crate::node::RaftNode;
 use crate::physical::{Backend, BoxFuture};
+use crate::vault::{JoinTarget, LeaderApi, LeaderApiError};
 
 /// Dials the leader over the cluster port.
 pub struct NodeDial(pub Arc<RaftNode>);
@@ -29,4 +33,61 @@ impl Dial for NodeDial {
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }
+}
+
+/// Asks a leader's API with the discovery module's client.
+pub struct DiscoveredLeader;
+
+impl LeaderApi for DiscoveredLeader {
+    fn put<'a>(
+        &'a self,
+        target: &'a JoinTarget,
+        path: &'a str,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
+        Box::pin(async move {
+            let unreachable = |reason: String| LeaderApiError::Unreachable { reason };
+            let stanza = JoinStanza {
+                leader_api_addr: target.leader_api_addr.clone(),
+                leader_tls_servername: target.leader_tls_servername.clone(),
+                leader_ca_cert: target.leader_ca_cert.clone(),
+                leader_client_cert: target.leader_client_cert.clone(),
+                leader_client_key: target.leader_client_key.clone(),
+                ..JoinStanza::default()
+            };
+            let target = discovery::JoinTarget::new(&stanza)
+                .map_err(|error| unreachable(error.to_string()))?;
+            let client = LeaderClient::new(target);
+            let answered = client.put_json(&format!("/v1/{path}"), &body).await;
+            let (status, answer) = answered.map_err(|error| unreachable(chain(&error)))?;
+            if !status.is_success() {
+                return Err(LeaderApiError::Refused {
+                    status: status.as_u16(),
+                    text: error_text(&answer),
+                });
+            }
+            match answer.get("data") {
+                Some(Value::Object(data)) => Ok(data.clone()),
+                _ => Err(unreachable(format!("{path}: an answer without data"))),
+            }
+        })
+    }
+}
+
+fn error_text(answer: &Value) -> String {
+    let texts = answer.get("errors").and_then(Value::as_array);
+    let texts = texts.into_iter().flatten().filter_map(Value::as_str);
+    let text = texts.collect::<Vec<_>>().join("; ");
+    text.chars().take(1000).collect()
+}
+
+fn chain(error: &ClientError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

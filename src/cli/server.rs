@@ -9,12 +9,11 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::NodeDial;
+use super::connect::{DiscoveredLeader, NodeDial};
 use super::logging::{self, LogLevel};
 use super::signals::{Signals, Wish};
 use super::{ServerFlags, memory, node_id, version};
 use crate::config::{self, AutopilotInitial, Config, RetryJoin, StorageConfig};
-use crate::discovery::JoinStanza;
 use crate::http::forward;
 use crate::http::server::{Listener, serve};
 use crate::http::tls::ReloadableTls;
@@ -22,7 +21,8 @@ use crate::http::{Arrival, Identity, Router};
 use crate::membership::GoDuration;
 use crate::membership::autopilot::AutopilotConfig;
 use crate::node::{NodeOptions, RaftNode, Timings};
-use crate::vault::{COMPATIBLE_VERSION, Vault, VaultOptions};
+use crate::peer;
+use crate::vault::{COMPATIBLE_VERSION, JoinTarget, Vault, VaultOptions, VaultParts};
 use zeroize::Zeroizing;
 
 /// How long a request that was certainly not executed waits for a leader.
@@ -122,9 +122,9 @@ impl Server {
             let router = Arc::clone(&router);
             listeners.spawn(serve(listener, router, stop.clone(), DRAIN_TIME_MAX));
         }
-        let stanzas = join_stanzas(&config.storage.retry_join);
+        let targets = join_targets(&config.storage.retry_join)?;
         let non_voter = config.storage.retry_join_as_non_voter;
-        vault.start_retry_join(stanzas, non_voter).await;
+        vault.start_retry_join(targets, non_voter).await;
         Ok(Self {
             vault,
             config,
@@ -254,7 +254,18 @@ fn open_vault(config: &Config, node: &Arc<RaftNode>) -> Arc<Vault> {
         api_address: config.api_addr.clone(),
         cluster_address: config.cluster_addr.to_string(),
     };
-    Vault::new(Arc::clone(node) as _, options)
+    let parts = VaultParts {
+        leader_api: Arc::new(DiscoveredLeader),
+        generate_peer_keyring: peer_keyring,
+    };
+    Vault::with_parts(Arc::clone(node) as _, options, parts)
+}
+
+fn peer_keyring() -> Vec<u8> {
+    let keyring = peer::tls::generate_keyring();
+    keyring
+        .expect("generating a key needs nothing that can be missing")
+        .to_vec()
 }
 
 fn open_router(node: &Arc<RaftNode>, vault: &Arc<Vault>) -> Arc<Router> {
@@ -289,20 +300,21 @@ const BUILD_DATE: &str = match option_env!("HOLDFAST_BUILD_DATE") {
     None => "2026-11-23T00:00:00Z",
 };
 
-fn join_stanzas(stanzas: &[RetryJoin]) -> Vec<JoinStanza> {
-    let path = |file: &Option<std::path::PathBuf>| {
-        file.as_ref()
-            .map_or_else(String::new, |path| path.to_string_lossy().into_owned())
+fn join_targets(stanzas: &[RetryJoin]) -> anyhow::Result<Vec<JoinTarget>> {
+    let text = |given: &String, file: &Option<std::path::PathBuf>| match file {
+        Some(path) if given.is_empty() => std::fs::read_to_string(path)
+            .with_context(|| format!("retry_join: read {}", path.display())),
+        _ => Ok(given.clone()),
     };
-    let stanzas = stanzas.iter().map(|stanza| JoinStanza {
-        leader_api_addr: stanza.leader_api_addr.clone(),
-        leader_tls_servername: stanza.leader_tls_servername.clone(),
-        leader_ca_cert: stanza.leader_ca_cert.clone(),
-        leader_ca_cert_file: path(&stanza.leader_ca_cert_file),
-        leader_client_cert: stanza.leader_client_cert.clone(),
-        leader_client_cert_file: path(&stanza.leader_client_cert_file),
-        leader_client_key: Zeroizing::new(stanza.leader_client_key.clone()),
-        leader_client_key_file: path(&stanza.leader_client_key_file),
+    let targets = stanzas.iter().map(|stanza| {
+        let key = text(&stanza.leader_client_key, &stanza.leader_client_key_file)?;
+        Ok(JoinTarget {
+            leader_api_addr: stanza.leader_api_addr.clone(),
+            leader_ca_cert: text(&stanza.leader_ca_cert, &stanza.leader_ca_cert_file)?,
+            leader_client_cert: text(&stanza.leader_client_cert, &stanza.leader_client_cert_file)?,
+            leader_client_key: Zeroizing::new(key),
+            leader_tls_servername: stanza.leader_tls_servername.clone(),
+        })
     });
-    stanzas.collect()
+    targets.collect()
 }
