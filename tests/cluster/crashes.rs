@@ -108,6 +108,9 @@ async fn first_failed_write_stops_the_node_for_good() {
     })
     .await;
     assert_eq!(reported.load(Ordering::SeqCst), 1);
-    assert!(!node.leadership().borrow().is_leader);
+    eventually("it leads no longer", async || {
+        !node.leadership().borrow().is_leader
+    })
+    .await;
     node.stop().await;
 }
