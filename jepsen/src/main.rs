@@ -1,1 +1,100 @@
-fn main() {}
+//! `jepsen`: drives real server processes as a black box, on loopback only,
+//! breaks them, and checks that nothing acknowledged was lost; and judges
+//! recorded histories.
+//!
+//! Exit codes: 0 the property held; 1 it was violated; 2 undecided (`check`);
+//! 255 the harness itself could not do its work, which is not a verdict.
+
+mod api;
+mod bench;
+mod check;
+mod client;
+mod cluster;
+mod ledger;
+mod load;
+mod process;
+mod scenario;
+mod statistics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What an experiment says about the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The property held.
+    Valid,
+    /// The property was violated; the report has been printed.
+    Invalid,
+}
+
+#[derive(Parser)]
+#[command(about = "Fault injection, load and checking with real processes")]
+enum Command {
+    /// Is a recorded history linearizable?
+    Check(check::CheckArguments),
+    #[command(flatten)]
+    Experiment(Experiment),
+}
+
+#[derive(Subcommand)]
+enum Experiment {
+    /// Writes from many clients, then reads everything back through every node.
+    Load(load::LoadArguments),
+    /// Kills the leader again and again under load: time to the next
+    /// successful write, and no acknowledged write may be lost.
+    KillLeader(scenario::kill_leader::KillLeaderArguments),
+    /// Kills all nodes at once under load, restarts and unseals them: no
+    /// acknowledged write may be lost.
+    KillAll(scenario::kill_all::KillAllArguments),
+    /// A follower misses many writes and several compactions, comes back,
+    /// catches up by snapshot and serves.
+    Lag(scenario::lag::LagArguments),
+    /// Holdfast beside OpenBao: throughput, latency, recovery, memory.
+    Bench(bench::BenchArguments),
+}
+
+impl Experiment {
+    async fn run(self) -> anyhow::Result<Verdict> {
+        match self {
+            Experiment::Load(arguments) => load::run(arguments).await,
+            Experiment::KillLeader(arguments) => scenario::kill_leader::run(arguments).await,
+            Experiment::KillAll(arguments) => scenario::kill_all::run(arguments).await,
+            Experiment::Lag(arguments) => scenario::lag::run(arguments).await,
+            Experiment::Bench(arguments) => bench::run(arguments).await,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let experiment = match Command::parse() {
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Experiment(experiment) => experiment,
+    };
+    // Dropping the experiment ends its processes and removes its files, so an
+    // interrupted run leaves nothing behind.
+    let outcome = tokio::select! {
+        outcome = experiment.run() => outcome,
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(Verdict::Valid) => ExitCode::SUCCESS,
+        Ok(Verdict::Invalid) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("harness: {error:#}");
+            ExitCode::from(255)
+        }
+    }
+}
+
+async fn interrupted() {
+    let mut terminate =
+        signal(SignalKind::terminate()).expect("installing a signal handler cannot fail here");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -5,6 +5,8 @@
 //! What it must never do: look into a value. Above it is the barrier, below it
 //! ciphertext.
 
+pub mod in_memory;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -203,9 +205,11 @@ pub struct ArchiveSource {
     /// Position of that membership.
     pub membership_index: u64,
     /// Entries; cheap to clone and to walk more than once.
-    pub entries:
-        Arc<dyn Fn() -> Box<dyn Iterator<Item = (Arc<str>, Arc<[u8]>)> + Send> + Send + Sync>,
+    pub entries: Arc<dyn Fn() -> EntryIterator + Send + Sync>,
 }
+
+/// Keys and values in key order.
+pub type EntryIterator = Box<dyn Iterator<Item = (Arc<str>, Arc<[u8]>)> + Send>;
 
 /// Statistics for status pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

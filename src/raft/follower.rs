@@ -97,7 +97,7 @@ impl Raft {
             };
         }
         let differs = |entry: &Entry| {
-            self.log.base() < entry.index && self.log.term_at(entry.index) != Some(entry.term)
+            self.log.base() <= entry.index && self.log.term_at(entry.index) != Some(entry.term)
         };
         let position = entries.iter().position(differs).unwrap_or(entries.len());
         match entries.get(position) {

@@ -91,6 +91,7 @@ impl Log {
             .is_some_and(|entry| entry.term == snapshot_at.term);
         let follows = first == Some(snapshot_at.index.next());
         if agrees || follows {
+            check_follows(snapshot_at, &entries[0])?;
             log.adopt(entries);
         } else {
             // A snapshot was installed and the crash came before the log was
@@ -473,6 +474,19 @@ impl Log {
         self.handed = self.handed.max(applied);
         self.advance_applied(applied);
     }
+}
+
+/// Terms never fall, from the snapshot into the log either.
+fn check_follows(snapshot: Position, first: &Entry) -> Result<(), RecoverError> {
+    if first.index == snapshot.index.next() && first.term < snapshot.term {
+        return Err(RecoverError::Inconsecutive {
+            index: snapshot.index,
+            term: snapshot.term,
+            next_index: first.index,
+            next_term: first.term,
+        });
+    }
+    Ok(())
 }
 
 fn check_consecutive(entries: &[Entry]) -> Result<(), RecoverError> {

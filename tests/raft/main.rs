@@ -4,6 +4,7 @@
 mod checker;
 mod cluster;
 mod disk;
+mod nonsense;
 mod notation;
 mod random;
 mod script;

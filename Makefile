@@ -1,0 +1,119 @@
+# Everything a person or a machine does with this repository.
+#
+#   make test     what every change must pass; needs a Rust toolchain and
+#                 Debian's python3, takes the rest from crates.io and PyPI
+#   make server   the release binary: target/release/holdfast
+#
+# Longer runs: audit, kills, lag, bench, fuzz. Each says what it does below.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := server
+
+PYTHON ?= python3
+VENV := .venv
+PYTEST := $(VENV)/bin/pytest
+TOOLS := target/tools
+CARGO_DENY := $(TOOLS)/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
+HOLDFAST := target/release/holdfast
+JEPSEN := target/release/jepsen
+
+# The reference server comes with its command line client from PyPI.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+STAGES := lint docs server unit clients kills-short audit
+
+.PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
+
+# In the order in which a mistake shows fastest.
+test: $(STAGES)
+
+stages:
+	@echo $(STAGES)
+
+## Formatting and lints, warnings being errors.
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+## Every public item is documented, every link leads somewhere.
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+## The binaries that the scenarios below run.
+server:
+	cargo build --release --workspace --locked
+
+## Unit, transcript, crash and property tests, and the house rules.
+unit:
+	cargo test --workspace --locked --no-fail-fast
+
+## Real clients against real processes.
+clients: server $(VENV)/installed
+	$(PYTEST) tests/clients
+
+## The same tests against OpenBao: proves the tests, not us.
+calibrate: $(VENV)/installed
+	HOLDFAST_SERVER=openbao $(PYTEST) tests/clients
+
+## A short slice of each experiment with killed processes.
+kills-short: server
+	$(JEPSEN) kill-leader --rounds 2
+	$(JEPSEN) kill-all --rounds 1
+	$(JEPSEN) lag
+
+## The full experiments.
+kills: server
+	$(JEPSEN) kill-leader --rounds 10
+	$(JEPSEN) kill-all --rounds 10
+	$(JEPSEN) lag
+
+lag: server
+	$(JEPSEN) lag
+
+## Holdfast beside OpenBao on this machine; BENCH passes options.
+bench: server $(VENV)/installed
+	$(JEPSEN) bench --output target/bench.md $(BENCH)
+
+## Every fuzz target for a while; new inputs go to target/fuzz-corpus. A stable
+## compiler takes the sanitizer's flags with RUSTC_BOOTSTRAP; needs g++.
+fuzz: $(TOOLS)/bin/cargo-fuzz
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz-corpus/$$target; \
+	    RUSTC_BOOTSTRAP=1 PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH cargo fuzz run $$target \
+	        target/fuzz-corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048; \
+	done
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-fuzz@0.13.2 \
+	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
+	rm -rf target/tools/build
+
+## Licences, sources and bans of all dependencies; ADVISORIES=1 also asks the
+## RustSec database, which needs access to GitHub.
+audit: $(CARGO_DENY)
+	$(CARGO_DENY) --offline check licenses bans sources
+	$(if $(ADVISORIES),$(CARGO_DENY) check advisories)
+
+# A debug build: compiled in a third of the time, and it runs for a second.
+$(CARGO_DENY):
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny@$(CARGO_DENY_VERSION) \
+	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
+	rm -rf target/tools/build
+
+# Debian keeps ensurepip in a package of its own.
+$(VENV)/installed: tests/clients/requirements.txt
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { apt-get update && apt-get install -y --no-install-recommends python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
+
+clean:
+	cargo clean
+	rm -rf $(VENV)

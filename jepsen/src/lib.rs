@@ -1,0 +1,3 @@
+//! The checkers of the harness as a library: pure, without processes.
+
+pub mod linearizability;

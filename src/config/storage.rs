@@ -1,0 +1,189 @@
+//! `storage "raft" { … }`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::section::{Block, Section};
+use super::{ConfigError, HostPort};
+
+/// The raft storage's settings.
+#[derive(Clone, Debug, Default)]
+pub struct StorageConfig {
+    /// The data directory; `None` only for `-dev`.
+    pub path: Option<PathBuf>,
+    /// `None`: drawn at the first start and kept in the data directory.
+    pub node_id: Option<String>,
+    /// Stretches heartbeat and election times; 0 is the default.
+    pub performance_multiplier: u32,
+    /// Entries kept in the log after a snapshot.
+    pub trailing_logs: Option<u64>,
+    /// Entries between snapshots.
+    pub snapshot_threshold: Option<u64>,
+    /// Join these when the node is new.
+    pub retry_join: Vec<RetryJoin>,
+    /// Join as a permanent non-voter.
+    pub retry_join_as_non_voter: bool,
+    /// Promotion policy of a new cluster.
+    pub autopilot: AutopilotInitial,
+}
+
+/// One place to ask for admission.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetryJoin {
+    /// URL of a member's API; or `auto_join`.
+    pub leader_api_addr: String,
+    /// Discovery, as go-discover writes it.
+    pub auto_join: String,
+    /// PEM text, or empty.
+    pub leader_ca_cert: String,
+    /// A file instead of the text.
+    pub leader_ca_cert_file: Option<PathBuf>,
+    /// PEM text, or empty.
+    pub leader_client_cert: String,
+    /// A file instead of the text.
+    pub leader_client_cert_file: Option<PathBuf>,
+    /// PEM text, or empty.
+    pub leader_client_key: String,
+    /// A file instead of the text.
+    pub leader_client_key_file: Option<PathBuf>,
+    /// Name expected in the leader's certificate.
+    pub leader_tls_servername: String,
+}
+
+/// Initial values of `sys/storage/raft/autopilot/configuration`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AutopilotInitial {
+    /// Remove servers that are dead for long.
+    pub cleanup_dead_servers: Option<bool>,
+    /// Silence after which a server is unhealthy.
+    pub last_contact_threshold: Option<Duration>,
+    /// Silence after which a server is dead.
+    pub dead_server_last_contact_threshold: Option<Duration>,
+    /// Entries a healthy server may lag behind.
+    pub max_trailing_logs: Option<u64>,
+    /// Voters below which none is removed.
+    pub min_quorum: Option<u64>,
+    /// Health before promotion.
+    pub server_stabilization_time: Option<Duration>,
+}
+
+impl StorageConfig {
+    pub(super) fn read(
+        top: &Section<'_>,
+        block: &Block<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        if block.label != "raft" {
+            let expected = "\"raft\", the only storage there is";
+            return Err(top.error(block.line, &format!("storage {}", block.label), expected));
+        }
+        let mut section = top.nested("storage \"raft\"", block);
+        let multiplier = section.integer("performance_multiplier", 0, 10)?;
+        let mut storage = Self {
+            path: section.text("path")?.map(PathBuf::from),
+            node_id: section.parsed(
+                "node_id",
+                "a name of 1 to 128 printable characters",
+                |id| node_id(id),
+            )?,
+            performance_multiplier: u32::try_from(multiplier.unwrap_or(0)).unwrap_or(0),
+            trailing_logs: section.integer("trailing_logs", 1, 1 << 40)?,
+            snapshot_threshold: section.integer("snapshot_threshold", 1, 1 << 40)?,
+            retry_join_as_non_voter: section.boolean("retry_join_as_non_voter")?.unwrap_or(false),
+            ..Self::default()
+        };
+        for join in section.blocks("retry_join")? {
+            storage.retry_join.push(RetryJoin::read(&section, &join)?);
+        }
+        for autopilot in section.blocks("autopilot")? {
+            storage.autopilot = AutopilotInitial::read(&section, &autopilot)?;
+        }
+        section.duration("snapshot_interval")?;
+        section.duration("autopilot_reconcile_interval")?;
+        section.duration("autopilot_update_interval")?;
+        section.integer("max_entry_size", 1, 1 << 30)?;
+        section.integer("max_transaction_size", 1, 1 << 30)?;
+        for key in section.ignored(IGNORED) {
+            warnings.push(format!("storage \"raft\": {key} has no effect"));
+        }
+        section.finish()?;
+        Ok(storage)
+    }
+}
+
+/// Bounds of what real servers bound elsewhere, and switches of theirs.
+const IGNORED: &[&str] = &[
+    "snapshot_interval",
+    "max_entry_size",
+    "max_transaction_size",
+    "max_mount_and_namespace_table_entry_size",
+    "autopilot_reconcile_interval",
+    "autopilot_update_interval",
+    "autopilot_upgrade_version",
+    "autopilot_redundancy_zone",
+    "raft_wal",
+    "raft_log_verifier_enabled",
+    "raft_log_verification_interval",
+    "apply_delay",
+    "snapshot_delay",
+    "max_parallel",
+];
+
+pub(super) fn node_id(text: &str) -> Option<String> {
+    let fine = |character: char| !character.is_control() && !character.is_whitespace();
+    ((1..=128).contains(&text.len()) && text.chars().all(fine)).then(|| text.to_owned())
+}
+
+impl RetryJoin {
+    fn read(storage: &Section<'_>, block: &Block<'_>) -> Result<Self, ConfigError> {
+        let mut section = storage.nested("retry_join", block);
+        let address = |text: &str| {
+            let url = text.starts_with("http://") || text.starts_with("https://");
+            (url && HostPort::parse_url(text, 8200).is_some()).then(|| text.to_owned())
+        };
+        let expected = "a URL such as \"https://10.0.0.1:8200\"";
+        let file = |value: Option<String>| value.map(PathBuf::from);
+        let join = Self {
+            leader_api_addr: section
+                .parsed("leader_api_addr", expected, address)?
+                .unwrap_or_default(),
+            auto_join: section.text("auto_join")?.unwrap_or_default(),
+            leader_ca_cert: section.text("leader_ca_cert")?.unwrap_or_default(),
+            leader_ca_cert_file: file(section.text("leader_ca_cert_file")?),
+            leader_client_cert: section.text("leader_client_cert")?.unwrap_or_default(),
+            leader_client_cert_file: file(section.text("leader_client_cert_file")?),
+            leader_client_key: section.text("leader_client_key")?.unwrap_or_default(),
+            leader_client_key_file: file(section.text("leader_client_key_file")?),
+            leader_tls_servername: section.text("leader_tls_servername")?.unwrap_or_default(),
+        };
+        section.text("auto_join_scheme")?;
+        section.integer("auto_join_port", 1, 65_535)?;
+        section.finish()?;
+        if join.leader_api_addr.is_empty() == join.auto_join.is_empty() {
+            let expected = "either leader_api_addr or auto_join";
+            return Err(storage.error(block.line, "retry_join", expected));
+        }
+        if !join.auto_join.is_empty() {
+            let expected = "leader_api_addr: discovery is not supported";
+            return Err(storage.error(block.line, "auto_join", expected));
+        }
+        Ok(join)
+    }
+}
+
+impl AutopilotInitial {
+    fn read(storage: &Section<'_>, block: &Block<'_>) -> Result<Self, ConfigError> {
+        let mut section = storage.nested("autopilot", block);
+        let autopilot = Self {
+            cleanup_dead_servers: section.boolean("cleanup_dead_servers")?,
+            last_contact_threshold: section.duration("last_contact_threshold")?,
+            dead_server_last_contact_threshold: section
+                .duration("dead_server_last_contact_threshold")?,
+            max_trailing_logs: section.integer("max_trailing_logs", 1, 1 << 40)?,
+            min_quorum: section.integer("min_quorum", 0, 1000)?,
+            server_stabilization_time: section.duration("server_stabilization_time")?,
+        };
+        section.finish()?;
+        Ok(autopilot)
+    }
+}

@@ -1,0 +1,55 @@
+//! `sys/storage/raft/join`: the only raft path that is answered without the
+//! envelope. The others are logical paths of the vault.
+
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::errors::{self, Spelling};
+use super::fields::Fields;
+use super::json::JsonError;
+use super::reply::{Reply, bare};
+use super::request::{Arrival, Call};
+use super::router::{Router, to_its_end, wrong_method};
+use crate::vault::JoinBody;
+
+pub(super) async fn join(router: &Router, call: Call, arrival: &Arrival) -> Reply {
+    if !matches!(call.method, Method::PUT | Method::POST) {
+        return wrong_method();
+    }
+    let call = match call.buffer(arrival).await {
+        Ok(call) => call,
+        Err(error) => return errors::unread(&error),
+    };
+    let fields = match call.object() {
+        Ok(map) => Fields::new("JoinRequest", map),
+        Err(refusal) => return *refusal,
+    };
+    let body = match parse(&fields) {
+        Ok(body) => body,
+        Err(error) => return errors::malformed(&error),
+    };
+    let vault = Arc::clone(&router.vault);
+    match to_its_end(async move { vault.join(body).await }).await {
+        Ok(joined) => bare(StatusCode::OK, &json!({ "joined": joined })),
+        Err(error) => errors::reply(&error, Spelling::Bare),
+    }
+}
+
+fn parse(fields: &Fields) -> Result<JoinBody, JsonError> {
+    // Discovery by cloud is not used, its fields must be well formed still.
+    fields.string("auto_join_scheme")?;
+    fields.integer("auto_join_port")?;
+    Ok(JoinBody {
+        leader_api_addr: fields.string("leader_api_addr")?,
+        leader_ca_cert: fields.string("leader_ca_cert")?,
+        leader_client_cert: fields.string("leader_client_cert")?,
+        leader_client_key: Zeroizing::new(fields.string("leader_client_key")?),
+        leader_tls_servername: fields.string("leader_tls_servername")?,
+        retry: fields.boolean("retry")?,
+        non_voter: fields.boolean("non_voter")?,
+        auto_join: fields.string("auto_join")?,
+    })
+}

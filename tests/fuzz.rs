@@ -1,0 +1,204 @@
+//! The fuzz targets' corpora, replayed without a fuzzer: what once made a
+//! decoder fail is tried by every `cargo test`.
+//!
+//! `UPDATE=1 cargo test --test fuzz` writes the seeds anew, from the encoders.
+
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use holdfast::codec;
+use holdfast::peer::{frame, generate_keyring};
+use holdfast::raft::message::{AppendResult, Message};
+use holdfast::snapshot::archive::{ArchiveMeta, ArchiveWriter};
+use holdfast::types::{
+    Command, Entry, EntryPayload, LogIndex, Operation, Precondition, Term, Transaction,
+};
+
+const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("frame", targets::frame),
+    ("message", targets::message),
+    ("entry", targets::entry),
+    ("keyring", targets::keyring),
+    ("archive", targets::archive),
+    ("wal", targets::wal),
+];
+
+fn corpus(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
+}
+
+/// Name and bytes of every committed input of a target.
+fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(corpus(target)).expect("every target has a corpus");
+    let mut inputs: Vec<_> = entries
+        .map(|entry| entry.expect("a corpus is readable").path())
+        .map(|path| {
+            let bytes = fs::read(&path).expect("a corpus is readable");
+            (path.display().to_string(), bytes)
+        })
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+#[test]
+fn corpora_are_decoded_or_refused() {
+    update_seeds();
+    for (target, run) in TARGETS {
+        let inputs = inputs(target);
+        assert!(!inputs.is_empty(), "{target} has no corpus");
+        for (name, bytes) in inputs {
+            eprintln!("{name}");
+            run(&bytes);
+        }
+    }
+}
+
+/// Each input cut at every length, and with each byte changed in turn: the
+/// neighbourhood where decoders of lengths go wrong.
+#[test]
+fn cut_and_changed_inputs_are_decoded_or_refused() {
+    for (target, run) in TARGETS {
+        for (_, bytes) in inputs(target) {
+            let step = bytes.len().div_ceil(200).max(1);
+            for position in (0..bytes.len()).step_by(step) {
+                run(&bytes[..position]);
+                let mut changed = bytes.clone();
+                changed[position] ^= 0x81;
+                run(&changed);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_target_is_replayed() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let files = fs::read_dir(folder).expect("the targets' folder");
+    let names = files.map(|file| file.expect("a target").path());
+    let mut names: Vec<String> = names
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    let mut replayed = TARGETS.map(|(name, _)| name.to_owned());
+    replayed.sort();
+    assert_eq!(names, replayed);
+}
+
+fn update_seeds() {
+    if std::env::var_os("UPDATE").is_none() {
+        return;
+    }
+    for (target, seeds) in seeds() {
+        let folder = corpus(target);
+        fs::create_dir_all(&folder).expect("create a corpus");
+        for (number, seed) in seeds.into_iter().enumerate() {
+            fs::write(folder.join(format!("seed-{number}")), seed).expect("write a seed");
+        }
+    }
+}
+
+fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let command = codec::encode_command(&Command::Transaction(Transaction {
+        preconditions: Vec::<Precondition>::new(),
+        operations: vec![
+            Operation::Put {
+                key: "core/mounts".into(),
+                value: vec![1, 2, 3],
+            },
+            Operation::Delete { key: "a/b".into() },
+        ],
+    }));
+    let messages = messages(&command);
+    let frames = messages
+        .iter()
+        .map(|message| frame::encode(frame::FrameKind::Message, message))
+        .collect();
+    let entry = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    vec![
+        ("frame", frames),
+        ("message", messages),
+        (
+            "entry",
+            vec![entry(1, &[]), entry(2, &command), entry(3, &[0; 40])],
+        ),
+        (
+            "keyring",
+            vec![generate_keyring().expect("generate a keyring").to_vec()],
+        ),
+        ("archive", vec![archive(0), archive(3)]),
+        (
+            "wal",
+            vec![
+                b"\0\0\0\0HFWAL".to_vec(),
+                b"\0\x10\0\0\0\0\0\0".to_vec(),
+                b"\0\x20\0\0\xff".to_vec(),
+            ],
+        ),
+    ]
+}
+
+fn messages(command: &Arc<[u8]>) -> Vec<Vec<u8>> {
+    let (term, index) = (Term(3), LogIndex(9));
+    let messages = [
+        Message::VoteRequest {
+            term,
+            pre: true,
+            last_index: index,
+            last_term: term,
+            transfer: false,
+        },
+        Message::AppendEntries {
+            term,
+            prev_index: index,
+            prev_term: term,
+            entries: vec![
+                Entry {
+                    index: LogIndex(10),
+                    term,
+                    payload: EntryPayload::Noop,
+                },
+                Entry {
+                    index: LogIndex(11),
+                    term,
+                    payload: EntryPayload::Command(Arc::clone(command)),
+                },
+            ],
+            commit_index: index,
+            read_context: 7,
+        },
+        Message::AppendResponse {
+            term,
+            result: AppendResult::Rejected {
+                prev_index: index,
+                hint_index: LogIndex(4),
+                hint_term: Term(2),
+            },
+            read_context: 7,
+        },
+        Message::ReadIndexResponse {
+            term,
+            context: 1,
+            index: Some(index),
+        },
+    ];
+    messages.iter().map(codec::encode).collect()
+}
+
+fn archive(entry_count: u8) -> Vec<u8> {
+    let meta = ArchiveMeta::default();
+    let entries = || {
+        (0..entry_count).map(|number| -> (Arc<str>, Arc<[u8]>) {
+            (format!("core/key-{number}").into(), vec![number; 20].into())
+        })
+    };
+    let seal = |sums: &[u8]| Ok::<_, std::convert::Infallible>(sums.to_vec());
+    let writer = ArchiveWriter::prepare(&meta, entries, seal).expect("prepare an archive");
+    writer.write(Vec::new(), 0).expect("write an archive")
+}
