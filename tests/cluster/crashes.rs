@@ -50,9 +50,9 @@ async fn acknowledged_writes_survive_a_power_cut_of_all() {
             .collect();
         stop.store(true, Ordering::Relaxed);
         writer.await.unwrap();
-        for index in 0..3 {
+        for (index, home) in cut.into_iter().enumerate() {
             cluster.down(index).await;
-            cluster.members[index].home = cut[index].clone();
+            cluster.members[index].home = home;
         }
         for index in 0..3 {
             cluster.restart(index).await;
