@@ -240,7 +240,7 @@ async fn tls_server(name: &str, is_ca: rcgen::IsCa, answers: Vec<String>) -> (St
 async fn self_signed_authority_is_accepted_only_when_named_and_for_its_name() {
     let is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let answers = vec![http("200 OK", "", CHALLENGE); 4];
-    let (address, pem) = tls_server("vault.example", is_ca.clone(), answers).await;
+    let (address, pem) = tls_server("vault.example", is_ca, answers).await;
     let (_, other) = tls_server("vault.example", is_ca, Vec::new()).await;
     let ask = async |named: &str, name: &str| {
         let mut stanza = stanza(&format!("https://{address}"));
