@@ -54,6 +54,8 @@ mod threads;
 
 mod handle;
 
+mod lifecycle;
+
 mod members;
 
 mod restore;

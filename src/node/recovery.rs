@@ -199,3 +199,6 @@ fn replay(store: &mut Store, entries: &[Entry], commit: LogIndex) -> Result<(), 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

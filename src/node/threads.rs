@@ -42,7 +42,7 @@ pub(super) struct Foundation {
     pub status: Arc<StatusBoard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub peers: Arc<dyn Peers>,
-    pub queue: (EventSender, Receiver<Event>),
+    pub events: EventSender,
 }
 
 /// The threads of a running node.
@@ -60,79 +60,64 @@ impl Threads {
     /// # Errors
     /// What was recovered contradicts itself, or the system gives no thread:
     /// the node must not go on.
-    pub fn spawn(foundation: Foundation, store: Store, recovery: Recovery) -> Result<Self, String> {
-        let Foundation {
-            id,
-            clock,
-            board,
-            snapshots,
-            failure,
-            ..
-        } = &foundation;
-        let config = config(*id, foundation.timings, foundation.trailing_entries)?;
+    pub fn spawn(
+        foundation: Foundation,
+        queue: Receiver<Event>,
+        store: Store,
+        recovery: Recovery,
+    ) -> Result<Self, String> {
+        let foundation = &foundation;
         let snapshot_index = recovery
             .recovered
             .snapshot
             .as_ref()
             .map_or(LogIndex(0), |meta| meta.index);
-        let raft = Raft::new(config, recovery.recovered, clock.now());
+        let config = config(
+            foundation.id,
+            foundation.timings,
+            foundation.trailing_entries,
+        )?;
+        let raft = Raft::new(config, recovery.recovered, foundation.clock.now());
         let raft = raft.map_err(|error| chain(&error))?;
-        let log = recovery.wal.reader();
         let (wal_sender, wal_receiver) = mpsc::channel();
         let (apply_sender, apply_receiver) = mpsc::channel();
         let (view_sender, view_receiver) = mpsc::channel();
         let stopping = Arc::new(AtomicBool::new(false));
-        let events = foundation.queue.0.clone();
-
+        let ports = RuntimePorts {
+            wal: wal_sender,
+            log: recovery.wal.reader(),
+            apply: apply_sender.clone(),
+            peers: Arc::clone(&foundation.peers),
+            board: Arc::clone(&foundation.board),
+            snapshots: Arc::clone(&foundation.snapshots),
+            failure: Arc::clone(&foundation.failure),
+            pending: Pending::default(),
+        };
         let wal = WalThread {
             wal: recovery.wal,
             commands: wal_receiver,
-            events: events.clone(),
-            snapshots: Arc::clone(snapshots),
-            failure: Arc::clone(failure),
+            events: foundation.events.clone(),
+            snapshots: Arc::clone(&foundation.snapshots),
+            failure: Arc::clone(&foundation.failure),
         };
         let apply = ApplyThread {
             store,
-            board: Arc::clone(board),
+            board: Arc::clone(&foundation.board),
             commands: apply_receiver,
             snapshotter: view_sender,
-            snapshots: Arc::clone(snapshots),
+            snapshots: Arc::clone(&foundation.snapshots),
             thresholds: foundation.thresholds,
-            failure: Arc::clone(failure),
+            failure: Arc::clone(&foundation.failure),
             state: ApplyState::after(snapshot_index),
         };
         let snapshotter = Snapshotter {
             views: view_receiver,
-            snapshots: Arc::clone(snapshots),
-            events,
-            apply: apply_sender.clone(),
+            snapshots: Arc::clone(&foundation.snapshots),
+            events: foundation.events.clone(),
+            apply: apply_sender,
             stopping: Arc::clone(&stopping),
         };
-        let ports = RuntimePorts {
-            wal: wal_sender,
-            log,
-            apply: apply_sender,
-            peers: Arc::clone(&foundation.peers),
-            board: Arc::clone(board),
-            snapshots: Arc::clone(snapshots),
-            failure: Arc::clone(failure),
-            pending: Pending::default(),
-        };
-        let raft = RaftThread {
-            clock: *clock,
-            driver: Driver::new(raft),
-            ports,
-            events: foundation.queue.1,
-            sender: foundation.queue.0,
-            status: foundation.status,
-            leadership: foundation.leadership,
-            policy: Policy {
-                config: foundation.autopilot,
-                memory: Stability::default(),
-                next_look: Millis(0),
-            },
-            progress: Progress::default(),
-        };
+        let raft = raft_thread(foundation, queue, Driver::new(raft), ports);
         Ok(Self {
             wal: spawn("wal", || wal.run())?,
             apply: spawn("apply", || apply.run())?,
@@ -151,6 +136,29 @@ impl Threads {
         let apply = self.apply.join();
         let snapshotter = self.snapshotter.join();
         raft.and(wal).and(snapshotter).and(apply).ok()
+    }
+}
+
+fn raft_thread(
+    foundation: &Foundation,
+    queue: Receiver<Event>,
+    driver: Driver,
+    ports: RuntimePorts,
+) -> RaftThread {
+    RaftThread {
+        clock: foundation.clock,
+        driver,
+        ports,
+        events: queue,
+        sender: foundation.events.clone(),
+        status: Arc::clone(&foundation.status),
+        leadership: Arc::clone(&foundation.leadership),
+        policy: Policy {
+            config: foundation.autopilot.clone(),
+            memory: Stability::default(),
+            next_look: Millis(0),
+        },
+        progress: Progress::default(),
     }
 }
 

@@ -37,6 +37,8 @@ impl WalThread {
     pub fn run(mut self) {
         if let Err(reason) = self.serve() {
             self.failure.report(&reason);
+            // The core must not go on leading over a dead disk.
+            self.events.send(Event::Stop);
         }
     }
 

@@ -210,12 +210,14 @@ impl Cluster {
             .collect()
     }
 
-    /// Waits until the leader's membership has this many voters.
+    /// Waits until the committed membership has this many voters. An uncommitted
+    /// one would be no use to those who outlive the leader.
     pub async fn until_voters(&self, count: usize) {
         eventually("all are voters", async || {
-            let leader = self.leader().await;
-            let (_, servers) = self.members[leader].node().servers();
-            servers.iter().filter(|server| server.voter).count() == count
+            let node = self.members[self.leader().await].node();
+            let (index, servers) = node.servers();
+            index <= node.status().commit_index
+                && servers.iter().filter(|server| server.voter).count() == count
         })
         .await;
     }

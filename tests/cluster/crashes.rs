@@ -50,9 +50,9 @@ async fn acknowledged_writes_survive_a_power_cut_of_all() {
             .collect();
         stop.store(true, Ordering::Relaxed);
         writer.await.unwrap();
-        for index in 0..3 {
+        for (index, home) in cut.into_iter().enumerate() {
             cluster.down(index).await;
-            cluster.members[index].home = cut[index].clone();
+            cluster.members[index].home = home;
         }
         for index in 0..3 {
             cluster.restart(index).await;
@@ -108,6 +108,9 @@ async fn first_failed_write_stops_the_node_for_good() {
     })
     .await;
     assert_eq!(reported.load(Ordering::SeqCst), 1);
-    assert!(!node.leadership().borrow().is_leader);
+    eventually("it leads no longer", async || {
+        !node.leadership().borrow().is_leader
+    })
+    .await;
     node.stop().await;
 }

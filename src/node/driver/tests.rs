@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::raft::{Config, Recovered, Role, bootstrap};
-use crate::types::{EntryPayload, HardState, Member};
+use crate::types::{EntryPayload, Member};
 
 /// One node's world. Writes become durable when the test says so.
 #[derive(Default)]
@@ -103,7 +103,7 @@ impl Trio {
                 seed: 7,
             };
             let recovered = Recovered {
-                hard_state: first.hard_state.unwrap_or(HardState::default()),
+                hard_state: first.hard_state.unwrap_or_default(),
                 entries: first.entries.clone(),
                 ..Recovered::default()
             };
@@ -147,9 +147,8 @@ impl Trio {
     /// Delivers every message sent so far; how many there were.
     fn deliver(&mut self) -> usize {
         let mut count = 0;
-        for from in 0..self.nodes.len() {
-            for (to, message) in std::mem::take(&mut self.nodes[from].1.sent) {
-                let from = IDS[from];
+        for (place, from) in IDS.into_iter().enumerate() {
+            for (to, message) in std::mem::take(&mut self.nodes[place].1.sent) {
                 let to = IDS.iter().position(|id| *id == to).unwrap();
                 self.step(to, Input::Message { from, message });
                 count += 1;

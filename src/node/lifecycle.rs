@@ -1,0 +1,379 @@
+//! A node's life: founded or joined once, then started and stopped with each
+//! unseal and seal. Consensus runs only between start and stop; in between the
+//! store stays readable.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::network::{Alone, Connected, Departures, Greetings, PeerHandler, Peers};
+use crate::peer::{Hello, PeerTls, Transport, TransportOptions};
+use crate::physical::{JoinGrant, PhysicalError};
+use crate::store::Store;
+use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, NodeId};
+use crate::wal::{Identity, Wal};
+
+use super::event::{Event, EventSender};
+use super::handle::{Facts, Inner, Network, Running};
+use super::identity::node_number;
+use super::options::Timings;
+use super::recovery::{Recovery, recover};
+use super::stream::Incoming;
+use super::threads::{Foundation, Threads};
+use super::wal_thread::chain;
+
+/// Who owns store and log.
+pub(super) enum Lifecycle {
+    /// Sealed. Without a recovery the log is read again at the next start.
+    Stopped {
+        store: Box<Store>,
+        recovery: Option<Box<Recovery>>,
+    },
+    /// The threads own them.
+    Running(Threads),
+    /// Lost in a failure that was reported.
+    Broken,
+}
+
+impl Inner {
+    pub(super) async fn bootstrap(&self, cluster: [u8; 16]) -> Result<(), PhysicalError> {
+        let mut lifecycle = self.lifecycle.lock().await;
+        if self.cluster().is_some() {
+            return Err(PhysicalError::Refused {
+                reason: "this node belongs to a cluster already".into(),
+            });
+        }
+        self.create_log(ClusterId(cluster), Some(self.alone()))
+            .await?;
+        let (store, _) = take_stopped(&mut lifecycle)?;
+        let recovery = self.recover(store, &mut lifecycle).await?;
+        let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
+        let (events, receiver) = EventSender::new();
+        let foundation = self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events);
+        self.run(&mut lifecycle, foundation, receiver, recovery, None)?;
+        let mut leadership = self.leadership.subscribe();
+        let leads = leadership.wait_for(|leadership| leadership.is_leader);
+        match tokio::time::timeout(BOOTSTRAP_WAIT, leads).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.failure.error().unwrap_or(PhysicalError::Unavailable {
+                reason: "the first leader was not elected in time".into(),
+            })),
+        }
+    }
+
+    pub(super) async fn start(&self, keyring: Vec<u8>) -> Result<(), PhysicalError> {
+        let mut lifecycle = self.lifecycle.lock().await;
+        let running = self.running.load_full();
+        if running.is_some_and(|running| running.network.is_some()) {
+            return self.set_tls_keyring(&keyring);
+        }
+        self.stop_threads(&mut lifecycle).await;
+        if self.cluster().is_none() {
+            return Err(PhysicalError::NotRunning);
+        }
+        self.start_network(&mut lifecycle, &keyring, &[]).await
+    }
+
+    pub(super) async fn start_joined(&self, grant: JoinGrant) -> Result<(), PhysicalError> {
+        let mut lifecycle = self.lifecycle.lock().await;
+        let granted = ClusterId(grant.cluster_id);
+        let refused = |reason: &str| {
+            Err(PhysicalError::Refused {
+                reason: reason.into(),
+            })
+        };
+        if self.is_member() || self.running.load().is_some() {
+            return refused("this node belongs to a cluster already");
+        }
+        match self.cluster() {
+            // A join that was interrupted before anything arrived.
+            Some(cluster) if cluster == granted => {}
+            Some(_) => {
+                return refused(
+                    "the data directory was prepared for another cluster: use an empty one",
+                );
+            }
+            None => self.create_log(granted, None).await?,
+        }
+        let peers: Vec<(NodeId, String)> = grant
+            .peers
+            .iter()
+            .map(|peer| (node_number(&peer.node_id), peer.cluster_address.clone()))
+            .collect();
+        self.start_network(&mut lifecycle, &grant.tls_keyring, &peers)
+            .await
+    }
+
+    pub(super) async fn stop(&self) {
+        let mut lifecycle = self.lifecycle.lock().await;
+        self.stop_threads(&mut lifecycle).await;
+    }
+
+    /// Opens the cluster port and runs; stays stopped when that fails.
+    async fn start_network(
+        &self,
+        lifecycle: &mut Lifecycle,
+        keyring: &[u8],
+        peers: &[(NodeId, String)],
+    ) -> Result<(), PhysicalError> {
+        let tls = Arc::new(PeerTls::new(keyring).map_err(|error| refused(&error))?);
+        let (store, recovery) = take_stopped(lifecycle)?;
+        let recovery = match recovery {
+            Some(recovery) => (store, recovery),
+            None => self.recover(store, lifecycle).await?,
+        };
+        let own = self.hello(recovery.1.cluster);
+        let greetings = Greetings::new(&own);
+        let (events, receiver) = EventSender::new();
+        let handler = PeerHandler {
+            events: events.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+            board: Arc::clone(&self.board),
+            greetings: greetings.clone(),
+            forward: Arc::clone(&self.forward),
+            incoming: Incoming::default(),
+        };
+        let transport = Transport::start(
+            &tokio::runtime::Handle::current(),
+            TransportOptions::new(self.options.cluster_listen),
+            own,
+            Arc::clone(&tls),
+            Arc::new(handler),
+        );
+        let transport = match transport {
+            Ok(transport) => Arc::new(transport),
+            Err(error) => {
+                let (store, recovery) = recovery;
+                *lifecycle = Lifecycle::Stopped {
+                    store,
+                    recovery: Some(recovery),
+                };
+                return Err(refused(&error));
+            }
+        };
+        for (peer, address) in peers {
+            transport.learn(*peer, address);
+        }
+        let connected = Connected {
+            transport: Arc::clone(&transport),
+            events: events.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+            greetings,
+            runtime: tokio::runtime::Handle::current(),
+            departures: Departures::default(),
+        };
+        let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
+        let network = Network { transport, tls };
+        self.run(lifecycle, foundation, receiver, recovery, Some(network))
+    }
+
+    fn foundation(
+        &self,
+        timings: Timings,
+        peers: Arc<dyn Peers>,
+        events: EventSender,
+    ) -> Foundation {
+        Foundation {
+            id: self.identity.id,
+            timings,
+            thresholds: self.options.snapshot,
+            trailing_entries: self.options.trailing_entries,
+            autopilot: self
+                .autopilot
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            clock: self.clock,
+            board: Arc::clone(&self.board),
+            snapshots: Arc::clone(&self.snapshots),
+            failure: Arc::clone(&self.failure),
+            status: Arc::clone(&self.status),
+            leadership: Arc::clone(&self.leadership),
+            peers,
+            events,
+        }
+    }
+
+    fn run(
+        &self,
+        lifecycle: &mut Lifecycle,
+        foundation: Foundation,
+        queue: Receiver<Event>,
+        (store, recovery): (Box<Store>, Box<Recovery>),
+        network: Option<Network>,
+    ) -> Result<(), PhysicalError> {
+        let events = foundation.events.clone();
+        match Threads::spawn(foundation, queue, *store, *recovery) {
+            Ok(threads) => {
+                *lifecycle = Lifecycle::Running(threads);
+                self.running
+                    .store(Some(Arc::new(Running { events, network })));
+                Ok(())
+            }
+            Err(reason) => {
+                self.failure.report(&reason);
+                Err(PhysicalError::Failed { reason })
+            }
+        }
+    }
+
+    async fn stop_threads(&self, lifecycle: &mut Lifecycle) {
+        let threads = match std::mem::replace(lifecycle, Lifecycle::Broken) {
+            Lifecycle::Running(threads) => threads,
+            other => {
+                *lifecycle = other;
+                return;
+            }
+        };
+        let running = self.running.swap(None);
+        if let Some(running) = &running {
+            // The core first: its last word is that it no longer leads.
+            running.events.send(Event::Stop);
+            if let Some(network) = &running.network {
+                network.transport.shutdown().await;
+            }
+        }
+        drop(running);
+        let store = tokio::task::spawn_blocking(move || threads.join()).await;
+        match store {
+            Ok(Some(store)) => {
+                *lifecycle = Lifecycle::Stopped {
+                    store: Box::new(store),
+                    recovery: None,
+                };
+            }
+            _ => self.failure.report("a thread of the node ended in a panic"),
+        }
+    }
+
+    /// Makes a log for a cluster, with the first membership if this node
+    /// founds it.
+    async fn create_log(
+        &self,
+        cluster: ClusterId,
+        founder: Option<Membership>,
+    ) -> Result<(), PhysicalError> {
+        let identity = Identity {
+            cluster,
+            node: self.identity.id,
+            incarnation: self.identity.incarnation,
+        };
+        let (disk, path, options) = (
+            Arc::clone(&self.disk),
+            self.wal_path.clone(),
+            self.options.wal,
+        );
+        let founded = founder.is_some();
+        let created = tokio::task::spawn_blocking(move || {
+            let mut wal = Wal::create(disk, &path, identity, options)?;
+            if let Some(membership) = founder {
+                wal.append(&[crate::raft::bootstrap(membership)])?;
+            }
+            wal.mark_idle()
+        });
+        let created = created.await.map_err(|error| failed(&error))?;
+        created.map_err(|error| failed(&error))?;
+        *self.facts_mut() = Facts {
+            cluster: Some(cluster),
+            has_storage: founded,
+        };
+        self.snapshots.set_cluster(cluster);
+        Ok(())
+    }
+
+    /// Reads the log again; on failure the node is broken, and says why.
+    async fn recover(
+        &self,
+        mut store: Box<Store>,
+        lifecycle: &mut Lifecycle,
+    ) -> Result<(Box<Store>, Box<Recovery>), PhysicalError> {
+        *lifecycle = Lifecycle::Broken;
+        let (disk, path, identity, options, snapshots) = (
+            Arc::clone(&self.disk),
+            self.wal_path.clone(),
+            self.identity.clone(),
+            self.options.wal,
+            Arc::clone(&self.snapshots),
+        );
+        let recovered = tokio::task::spawn_blocking(move || {
+            let recovery = recover(&disk, &path, &identity, &options, &snapshots, &mut store);
+            recovery.map(|recovery| (store, recovery))
+        });
+        let recovered = recovered.await.map_err(|error| failed(&error))?;
+        match recovered {
+            Ok((store, Some(recovery))) => {
+                self.board.publish(Arc::new(store.view()));
+                Ok((store, Box::new(recovery)))
+            }
+            Ok((store, None)) => {
+                *lifecycle = Lifecycle::Stopped {
+                    store,
+                    recovery: None,
+                };
+                Err(PhysicalError::NotRunning)
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                self.failure.report(&reason);
+                Err(PhysicalError::Failed { reason })
+            }
+        }
+    }
+
+    fn hello(&self, cluster: ClusterId) -> Hello {
+        Hello {
+            cluster,
+            node: self.identity.id,
+            name: self.identity.name.clone(),
+            incarnation: self.identity.incarnation,
+            api_address: self.options.api_address.clone(),
+            cluster_address: self.options.cluster_address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            membership_index: LogIndex(0),
+        }
+    }
+
+    /// The membership of a cluster of one.
+    fn alone(&self) -> Membership {
+        let member = Member {
+            name: self.identity.name.clone(),
+            address: self.options.cluster_address.clone(),
+            incarnation: Incarnation(self.identity.incarnation.0),
+            non_voter: false,
+        };
+        Membership {
+            voters: [self.identity.id].into(),
+            members: [(self.identity.id, member)].into(),
+            ..Membership::default()
+        }
+    }
+}
+
+type StoppedParts = (Box<Store>, Option<Box<Recovery>>);
+
+fn take_stopped(lifecycle: &mut Lifecycle) -> Result<StoppedParts, PhysicalError> {
+    match std::mem::replace(lifecycle, Lifecycle::Broken) {
+        Lifecycle::Stopped { store, recovery } => Ok((store, recovery)),
+        other => {
+            *lifecycle = other;
+            Err(PhysicalError::Failed {
+                reason: "the node cannot be started in this state".into(),
+            })
+        }
+    }
+}
+
+pub(super) fn refused(error: &dyn std::error::Error) -> PhysicalError {
+    PhysicalError::Refused {
+        reason: chain(error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> PhysicalError {
+    PhysicalError::Failed {
+        reason: chain(error),
+    }
+}
+
+/// For a node alone to elect itself.
+const BOOTSTRAP_WAIT: Duration = Duration::from_secs(10);
