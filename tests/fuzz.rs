@@ -8,7 +8,7 @@ mod targets;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use holdfast::codec;
 use holdfast::peer::{frame, generate_keyring};
@@ -18,13 +18,15 @@ use holdfast::types::{
     Command, Entry, EntryPayload, LogIndex, Operation, Precondition, Term, Transaction,
 };
 
-const TARGETS: [(&str, fn(&[u8])); 6] = [
+const TARGETS: [(&str, fn(&[u8])); 8] = [
     ("frame", targets::frame),
     ("message", targets::message),
     ("entry", targets::entry),
     ("keyring", targets::keyring),
     ("archive", targets::archive),
     ("wal", targets::wal),
+    ("configuration", targets::configuration),
+    ("shares", targets::shares),
 ];
 
 fn corpus(target: &str) -> PathBuf {
@@ -35,6 +37,8 @@ fn corpus(target: &str) -> PathBuf {
 
 /// Name and bytes of every committed input of a target.
 fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
+    static UPDATED: Once = Once::new();
+    UPDATED.call_once(update_seeds);
     let entries = fs::read_dir(corpus(target)).expect("every target has a corpus");
     let mut inputs: Vec<_> = entries
         .map(|entry| entry.expect("a corpus is readable").path())
@@ -49,7 +53,6 @@ fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn corpora_are_decoded_or_refused() {
-    update_seeds();
     for (target, run) in TARGETS {
         let inputs = inputs(target);
         assert!(!inputs.is_empty(), "{target} has no corpus");
@@ -141,8 +144,46 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 b"\0\x20\0\0\xff".to_vec(),
             ],
         ),
+        ("configuration", vec![HCL.into(), JSON.into()]),
+        ("shares", vec![shares(2, 2), shares(5, 3)]),
     ]
 }
+
+/// Shares of a key, as the target takes them.
+fn shares(count: usize, threshold: usize) -> Vec<u8> {
+    let fill = |random: &mut [u8]| {
+        random.fill(0x5a);
+        true
+    };
+    let split = holdfast::seal::split(b"thirty-two bytes of a secret key", count, threshold, fill);
+    let split = split.expect("a key is split");
+    let length = u8::try_from(split[0].len()).expect("a share is short");
+    let mut input = vec![length];
+    split
+        .iter()
+        .for_each(|share| input.extend_from_slice(share));
+    input
+}
+
+const HCL: &str = r#"# A comment.
+storage "raft" {
+  path = "/var/lib/holdfast"
+  node_id = "n1"
+  performance_multiplier = 1
+  retry_join { leader_api_addr = "https://n2:8200" }
+}
+listener "tcp" {
+  address = "127.0.0.1:8200"
+  cluster_address = "127.0.0.1:8201"
+  tls_disable = true
+}
+api_addr = "http://127.0.0.1:8200"
+cluster_addr = "https://127.0.0.1:8201"
+"#;
+
+const JSON: &str = r#"{"storage": {"raft": {"path": "/d", "node_id": "n1"}},
+"listener": [{"tcp": {"address": "127.0.0.1:8200", "tls_disable": true}}],
+"api_addr": "http://127.0.0.1:8200", "cluster_addr": "https://127.0.0.1:8201"}"#;
 
 fn messages(command: &Arc<[u8]>) -> Vec<Vec<u8>> {
     let (term, index) = (Term(3), LogIndex(9));

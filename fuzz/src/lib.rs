@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast::codec;
 use holdfast::disk::{BLOCK_BYTES, Disk, MemoryDisk};
@@ -79,6 +80,32 @@ pub fn archive(bytes: &[u8]) {
         let entries = reader.entries(bytes).expect("it was verified");
         let count = entries.map(|entry| entry.expect("it was verified")).count();
         assert_eq!(u64::try_from(count), Ok(reader.entry_count()));
+    }
+}
+
+/// A configuration file, HCL or JSON.
+pub fn configuration(bytes: &[u8]) {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("holdfast-fuzz-{}-{count}.hcl", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, bytes).expect("write a temporary file");
+    let loaded = holdfast::config::load(std::slice::from_ref(&path), &|_| None, None);
+    std::fs::remove_file(&path).expect("remove a temporary file");
+    if let Ok(configuration) = loaded {
+        assert!(!configuration.listeners.is_empty());
+    }
+}
+
+/// Shares of an unseal key: the first byte says how long each is.
+pub fn shares(bytes: &[u8]) {
+    let Some((&length, rest)) = bytes.split_first() else {
+        return;
+    };
+    let shares: Vec<&[u8]> = rest.chunks(usize::from(length).max(1)).collect();
+    if let Ok(secret) = holdfast::seal::combine(&shares) {
+        // The last byte of a share is its place on the curve.
+        assert_eq!(secret.len() + 1, shares[0].len());
     }
 }
 

@@ -59,12 +59,7 @@ const TABLE: [(&str, &[&str]); 16] = [
 ];
 
 /// Imports beyond the table: (file, import, reason).
-const EXCEPTIONS: [(&str, &str, &str); 3] = [
-    (
-        "src/vault/mod.rs",
-        "peer",
-        "init stores the first peer keyring, which `peer` generates",
-    ),
+const EXCEPTIONS: [(&str, &str, &str); 2] = [
     (
         "src/membership/autopilot.rs",
         "raft::Role",
