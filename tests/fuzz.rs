@@ -18,7 +18,9 @@ use holdfast::types::{
     Command, Entry, EntryPayload, LogIndex, Operation, Precondition, Term, Transaction,
 };
 
-const TARGETS: [(&str, fn(&[u8])); 8] = [
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 8] = [
     ("frame", targets::frame),
     ("message", targets::message),
     ("entry", targets::entry),

@@ -137,8 +137,8 @@ fn forbidden(file: &TextFile) -> Vec<String> {
         let excepted = |(where_, what, _): &&(&str, &str, &str)| {
             file.path == *where_ && (path == what || path.starts_with(&format!("{what}::")))
         };
-        inside(&module)
-            || allowed.iter().any(|target| inside(&target))
+        inside(module)
+            || allowed.iter().any(inside)
             || EXCEPTIONS.iter().any(|exception| excepted(&exception))
     };
     let mut violations: Vec<String> = paths_named(&product_code_of(&file.text))
