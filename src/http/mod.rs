@@ -1,5 +1,5 @@
 //! The HTTP API: a minimal router on hyper, one file a resource, one table
-//! from error to status ([`errors`]).
+//! from error to status (`errors`).
 //!
 //! It parses, bounds and formats; the vault decides. It must never put a
 //! token or a body into a log line, execute a request twice that may have been

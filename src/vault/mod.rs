@@ -12,7 +12,7 @@
 //! A sealed node takes no part in raft (D-010): unsealing starts the backend,
 //! sealing stops it. Active is whoever leads.
 //!
-//! Invariants: key material is held only inside [`seal_state::Unsealed`] and
+//! Invariants: key material is held only inside `seal_state::Unsealed` and
 //! the shares given so far; every answer to a client is computed from one
 //! confirmed picture of storage, whose keyring was checked against the one
 //! held. What it must never do: trust the clock for order, or log a secret.

@@ -5,7 +5,7 @@
 //! busy with at a crash is there wholly or not at all, one log write at a time,
 //! in order.
 //!
-//! Bytes are described in [`format`], what a crash leaves and what becomes of
+//! Bytes are described in [`mod@format`], what a crash leaves and what becomes of
 //! it in `recovery.rs`, the order of a rotation in `rotate.rs`.
 //!
 //! Invariants:
