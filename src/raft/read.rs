@@ -187,7 +187,13 @@ impl Raft {
                 sent: None,
             });
         }
-        let (Some(forward), Some(leader)) = (&mut self.reads.forward, self.leader) else {
+        let Some(forward) = &mut self.reads.forward else {
+            return;
+        };
+        let Some(leader) = self.leader else {
+            // Nobody to ask again: or the time to do so would be long past and
+            // its owner be woken without end.
+            forward.sent = None;
             return;
         };
         let again = self.config.heartbeat_interval.0;
@@ -284,5 +290,75 @@ impl Raft {
         for asker in expired {
             self.refuse_read(asker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{Input, Recovered, bootstrap};
+    use crate::types::{Incarnation, Member, Membership, Term};
+
+    /// A follower had asked its leader for a read index when it lost it. The
+    /// time to ask again passed while there was nobody to ask, and the deadline
+    /// stayed in the past: the node's thread span until the read expired.
+    /// Found by the simulator (seed 0), in every second seed.
+    #[test]
+    fn read_without_leader_wakes_nobody_in_the_past() {
+        let ids: [NodeId; 3] = [1, 2, 3].map(NodeId);
+        let member = |id: NodeId| Member {
+            name: format!("n{id}"),
+            incarnation: Incarnation(id.0),
+            ..Member::default()
+        };
+        let write = bootstrap(Membership {
+            voters: ids.into(),
+            members: ids.map(|id| (id, member(id))).into(),
+            ..Membership::default()
+        });
+        let config = Config {
+            id: ids[0],
+            election_timeout_min: Millis(500),
+            election_timeout_max: Millis(1000),
+            heartbeat_interval: Millis(100),
+            inflight_messages_max: 8,
+            inflight_bytes_max: 1 << 20,
+            message_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 1 << 20,
+            cache_bytes_max: 1 << 20,
+            trailing_entries: 8,
+            seed: 1,
+        };
+        let recovered = Recovered {
+            hard_state: write.hard_state.unwrap(),
+            entries: write.entries,
+            ..Recovered::default()
+        };
+        let mut raft = Raft::new(config, recovered, Millis(0)).unwrap();
+        let heartbeat = Message::Heartbeat {
+            term: Term(2),
+            commit_index: LogIndex(1),
+            read_context: 0,
+        };
+        let from = ids[1];
+        raft.step(
+            Millis(1),
+            Input::Message {
+                from,
+                message: heartbeat,
+            },
+        );
+        let mut now = Millis(1);
+        let mut asked = false;
+        while now.0 < 5000 {
+            if !asked && 450 < now.0 {
+                raft.step(now, Input::ReadIndex { id: RequestId(1) });
+                asked = true;
+            }
+            raft.step(now, Input::Tick);
+            assert!(now < raft.next_deadline(), "woken in the past at {now:?}");
+            now = Millis(now.0 + 10);
+        }
+        assert!(asked && raft.status().leader.is_none());
     }
 }
