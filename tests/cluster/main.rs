@@ -13,4 +13,3 @@ mod reads_and_writes;
 
 mod snapshots;
 
-mod speed;
