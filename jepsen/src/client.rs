@@ -69,9 +69,13 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<Reply, Failure> {
         let mut connection = match self.connection.take() {
-            Some(connection) if !connection.is_closed() => connection,
-            _ => self.connect().await?,
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
+        // An answer may be complete before its connection is free again.
+        if connection.ready().await.is_err() {
+            connection = self.connect().await?;
+        }
         let request = self.request(method, path, body);
         let exchange = async {
             let response = connection

@@ -12,4 +12,3 @@ mod membership;
 mod reads_and_writes;
 
 mod snapshots;
-
