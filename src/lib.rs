@@ -35,3 +35,6 @@ pub mod http;
 pub mod config;
 
 pub mod cli;
+
+#[cfg(feature = "sim")]
+pub mod sim;

@@ -6,7 +6,7 @@ use crate::source::{is_test_file, product_code_of};
 
 /// Module → what it may name of this crate. A target with `::` allows only
 /// that submodule. `cli` and `config` may use anything and are not listed.
-const TABLE: [(&str, &[&str]); 16] = [
+const TABLE: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("codec", &["types"]),
     ("raft", &["types", "codec"]),
@@ -56,6 +56,20 @@ const TABLE: [(&str, &[&str]); 16] = [
     ),
     // `physical` is how the vault's errors and futures name the node below.
     ("http", &["vault", "node", "physical"]),
+    (
+        "sim",
+        &[
+            "types",
+            "codec",
+            "raft",
+            "store",
+            "membership",
+            "disk",
+            "wal",
+            "snapshot",
+            "node",
+        ],
+    ),
 ];
 
 /// Imports beyond the table: (file, import, reason).
