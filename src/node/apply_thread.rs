@@ -91,23 +91,32 @@ impl ApplyThread {
             let Ok(first) = self.commands.recv() else {
                 break;
             };
-            let mut next = Some(first);
-            let mut count = 0;
-            while let Some(command) = next {
-                if let Err(reason) = self.handle(command) {
-                    self.failure.report(&reason);
-                    return self.store;
-                }
-                count += 1;
-                next = (count < GROUP_COMMANDS_MAX)
-                    .then(|| self.commands.try_recv().ok())
-                    .flatten();
+            if let Err(reason) = self.turn(first) {
+                self.failure.report(&reason);
+                break;
             }
-            self.publish();
-            self.answer();
-            self.begin_snapshot();
         }
         self.store
+    }
+
+    /// Carries out `first` and what is queued behind it, and answers.
+    ///
+    /// # Errors
+    /// A snapshot that the log begins after cannot be loaded.
+    pub fn turn(&mut self, first: ApplyCommand) -> Result<(), String> {
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(command) = next {
+            self.handle(command)?;
+            count += 1;
+            next = (count < GROUP_COMMANDS_MAX)
+                .then(|| self.commands.try_recv().ok())
+                .flatten();
+        }
+        self.publish();
+        self.answer();
+        self.begin_snapshot();
+        Ok(())
     }
 
     fn handle(&mut self, command: ApplyCommand) -> Result<(), String> {

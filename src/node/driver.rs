@@ -74,9 +74,23 @@ pub trait Ports: Log + LogReader + Network + Machine + Requests {}
 
 impl<P: Log + LogReader + Network + Machine + Requests> Ports for P {}
 
+/// Watches a driver from within: how the simulator learns what the core was
+/// told and decided, and ends a process between two effects.
+pub trait Tap: Send {
+    /// The core handled `inputs`; nothing of `effects` has been carried out.
+    fn stepped(&mut self, now: Millis, inputs: &[Input], effects: &[Effect], status: &Status);
+    /// Whether the process lives on to carry out the next effect. Once it does
+    /// not, the driver does nothing any more.
+    fn lives(&mut self) -> bool;
+}
+
 /// The core and what waits for its marks.
 pub struct Driver {
     raft: Raft,
+    /// Absent in production.
+    tap: Option<Box<dyn Tap>>,
+    /// The tap ended the process.
+    is_dead: bool,
     /// For the next step.
     inputs: Vec<Input>,
     /// Messages waiting for a mark, by its sequence.
@@ -90,18 +104,23 @@ impl Driver {
     pub fn new(raft: Raft) -> Self {
         Self {
             raft,
+            tap: None,
+            is_dead: false,
             inputs: Vec::new(),
             held: BTreeMap::new(),
             durable: Sequence(0),
         }
     }
 
+    /// Has everything watched from now on.
+    pub fn watch(&mut self, tap: Box<dyn Tap>) {
+        self.tap = Some(tap);
+    }
+
     /// Carries out what a core wants before any input: the membership it
     /// recovered is announced.
     pub fn begin<P: Ports>(&mut self, now: Millis, ports: &mut P) {
-        for effect in self.raft.step_all(now, []) {
-            self.perform(effect, ports);
-        }
+        self.decide_and_perform(now, Vec::new(), ports);
     }
 
     /// Queues an input for [`Self::step`].
@@ -122,7 +141,26 @@ impl Driver {
             }
         }
         self.release(ports);
-        for effect in self.raft.step_all(now, inputs) {
+        self.decide_and_perform(now, inputs, ports);
+    }
+
+    fn decide_and_perform<P: Ports>(&mut self, now: Millis, inputs: Vec<Input>, ports: &mut P) {
+        if self.is_dead {
+            return;
+        }
+        let effects = match &mut self.tap {
+            None => self.raft.step_all(now, inputs),
+            Some(tap) => {
+                let effects = self.raft.step_all(now, inputs.clone());
+                tap.stepped(now, &inputs, &effects, &self.raft.status());
+                effects
+            }
+        };
+        for effect in effects {
+            if self.tap.as_mut().is_some_and(|tap| !tap.lives()) {
+                self.is_dead = true;
+                return;
+            }
             self.perform(effect, ports);
         }
     }
@@ -146,6 +184,9 @@ impl Driver {
     }
 
     fn release<P: Ports>(&mut self, ports: &mut P) {
+        if self.is_dead {
+            return;
+        }
         while let Some(first) = self.held.first_entry() {
             if *first.key() > self.durable {
                 break;

@@ -19,7 +19,7 @@ use super::identity::node_number;
 use super::options::Timings;
 use super::recovery::{Recovery, recover};
 use super::stream::Incoming;
-use super::threads::{Foundation, Threads};
+use super::threads::{Foundation, Threads, config};
 use super::wal_thread::chain;
 
 /// Who owns store and log.
@@ -49,7 +49,8 @@ impl Inner {
         let recovery = self.recover(store, &mut lifecycle).await?;
         let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
         let (events, receiver) = EventSender::new();
-        let foundation = self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events);
+        let foundation =
+            self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events)?;
         self.run(&mut lifecycle, foundation, receiver, recovery, None)?;
         let mut leadership = self.leadership.subscribe();
         let leads = leadership.wait_for(|leadership| leadership.is_leader);
@@ -162,7 +163,7 @@ impl Inner {
             runtime: tokio::runtime::Handle::current(),
             departures: Departures::default(),
         };
-        let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
+        let foundation = self.foundation(self.options.timings, Arc::new(connected), events)?;
         let network = Network { transport, tls };
         self.run(lifecycle, foundation, receiver, recovery, Some(network))
     }
@@ -172,18 +173,16 @@ impl Inner {
         timings: Timings,
         peers: Arc<dyn Peers>,
         events: EventSender,
-    ) -> Foundation {
-        Foundation {
-            id: self.identity.id,
-            timings,
+    ) -> Result<Foundation, PhysicalError> {
+        let config = config(self.identity.id, timings, self.options.trailing_entries);
+        Ok(Foundation {
+            config: config.map_err(|reason| PhysicalError::Failed { reason })?,
             thresholds: self.options.snapshot,
-            trailing_entries: self.options.trailing_entries,
             autopilot: self
                 .autopilot
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
-            clock: self.clock,
             board: Arc::clone(&self.board),
             snapshots: Arc::clone(&self.snapshots),
             failure: Arc::clone(&self.failure),
@@ -191,7 +190,7 @@ impl Inner {
             leadership: Arc::clone(&self.leadership),
             peers,
             events,
-        }
+        })
     }
 
     fn run(
@@ -203,7 +202,7 @@ impl Inner {
         network: Option<Network>,
     ) -> Result<(), PhysicalError> {
         let events = foundation.events.clone();
-        match Threads::spawn(foundation, queue, *store, *recovery) {
+        match Threads::spawn(&foundation, queue, *store, *recovery, self.clock) {
             Ok(threads) => {
                 *lifecycle = Lifecycle::Running(threads);
                 self.running

@@ -34,7 +34,6 @@ impl Clock {
 
 /// Everything the thread owns.
 pub(super) struct RaftThread {
-    pub clock: Clock,
     pub driver: Driver,
     pub ports: RuntimePorts,
     pub events: Receiver<Event>,
@@ -66,31 +65,35 @@ pub(super) struct Progress {
 }
 
 impl RaftThread {
-    pub fn run(mut self) {
-        self.progress.applied = self.ports.board.applied();
-        let now = self.clock.now();
-        self.driver.begin(now, &mut self.ports);
-        self.publish(now);
+    pub fn run(mut self, clock: Clock) {
+        self.begin(clock.now());
         while !self.progress.stopping && self.ports.failure.error().is_none() {
-            self.batch();
+            let wait = self.deadline().0.saturating_sub(clock.now().0);
+            match self.events.recv_timeout(Duration::from_millis(wait)) {
+                Ok(event) => self.turn(Some(event), clock.now()),
+                Err(RecvTimeoutError::Timeout) => self.turn(None, clock.now()),
+                Err(RecvTimeoutError::Disconnected) => self.progress.stopping = true,
+            }
         }
         self.close();
     }
 
-    /// Waits for something to do, does everything queued, carries it out.
-    fn batch(&mut self) {
-        let now = self.clock.now();
-        let deadline = self.driver.next_deadline().min(self.policy.next_look);
-        let wait = Duration::from_millis(deadline.0.saturating_sub(now.0));
-        let mut next = match self.events.recv_timeout(wait) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => {
-                self.progress.stopping = true;
-                return;
-            }
-        };
-        let now = self.clock.now();
+    /// Before the first turn.
+    pub fn begin(&mut self, now: Millis) {
+        self.progress.applied = self.ports.board.applied();
+        self.driver.begin(now, &mut self.ports);
+        self.publish(now);
+    }
+
+    /// When a turn is due though nothing happens.
+    pub fn deadline(&self) -> Millis {
+        self.driver.next_deadline().min(self.policy.next_look)
+    }
+
+    /// Does everything queued, `first` first, and carries out what follows.
+    /// Never waits.
+    pub fn turn(&mut self, first: Option<Event>, now: Millis) {
+        let mut next = first;
         let mut count = 0;
         while let Some(event) = next {
             self.handle(event);

@@ -27,19 +27,24 @@ impl Snapshotter {
             if self.stopping.load(Ordering::Relaxed) {
                 break;
             }
-            let meta = view.meta();
-            match self.snapshots.write(view, &self.stopping) {
-                Ok(()) => {
-                    tracing::info!(index = meta.index.0, term = meta.term.0, "snapshot written");
-                    self.events.send(Event::SnapshotTaken(meta));
-                }
-                // Disk full, for example: the log still holds everything, and
-                // another try follows after as many entries.
-                Err(reason) => {
-                    tracing::warn!(index = meta.index.0, reason, "snapshot given up");
-                }
-            }
-            let _ = self.apply.send(ApplyCommand::SnapshotEnded);
+            self.write(view);
         }
+    }
+
+    /// Writes one picture and says how that ended.
+    pub fn write(&self, view: View) {
+        let meta = view.meta();
+        match self.snapshots.write(view, &self.stopping) {
+            Ok(()) => {
+                tracing::info!(index = meta.index.0, term = meta.term.0, "snapshot written");
+                self.events.send(Event::SnapshotTaken(meta));
+            }
+            // Disk full, for example: the log still holds everything, and
+            // another try follows after as many entries.
+            Err(reason) => {
+                tracing::warn!(index = meta.index.0, reason, "snapshot given up");
+            }
+        }
+        let _ = self.apply.send(ApplyCommand::SnapshotEnded);
     }
 }

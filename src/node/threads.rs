@@ -30,12 +30,9 @@ use super::wal_thread::{WalThread, chain};
 
 /// What a run of the node is built on.
 pub(super) struct Foundation {
-    pub id: NodeId,
-    pub timings: Timings,
+    pub config: Config,
     pub thresholds: SnapshotThresholds,
-    pub trailing_entries: u64,
     pub autopilot: AutopilotConfig,
-    pub clock: Clock,
     pub board: Arc<Board>,
     pub snapshots: Arc<Snapshots>,
     pub failure: Arc<Failure>,
@@ -43,6 +40,15 @@ pub(super) struct Foundation {
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub peers: Arc<dyn Peers>,
     pub events: EventSender,
+}
+
+/// What the threads of a node own, before anybody runs it.
+pub(super) struct Parts {
+    pub raft: RaftThread,
+    pub wal: WalThread,
+    pub apply: ApplyThread,
+    pub snapshotter: Snapshotter,
+    stopping: Arc<AtomicBool>,
 }
 
 /// The threads of a running node.
@@ -54,30 +60,24 @@ pub(super) struct Threads {
     stopping: Arc<AtomicBool>,
 }
 
-impl Threads {
-    /// Starts all of them.
+impl Parts {
+    /// Puts them together around a core.
     ///
     /// # Errors
-    /// What was recovered contradicts itself, or the system gives no thread:
-    /// the node must not go on.
-    pub fn spawn(
-        foundation: Foundation,
+    /// What was recovered contradicts itself: the node must not go on.
+    pub fn new(
+        foundation: &Foundation,
         queue: Receiver<Event>,
         store: Store,
         recovery: Recovery,
+        now: Millis,
     ) -> Result<Self, String> {
-        let foundation = &foundation;
         let snapshot_index = recovery
             .recovered
             .snapshot
             .as_ref()
             .map_or(LogIndex(0), |meta| meta.index);
-        let config = config(
-            foundation.id,
-            foundation.timings,
-            foundation.trailing_entries,
-        )?;
-        let raft = Raft::new(config, recovery.recovered, foundation.clock.now());
+        let raft = Raft::new(foundation.config.clone(), recovery.recovered, now);
         let raft = raft.map_err(|error| chain(&error))?;
         let (wal_sender, wal_receiver) = mpsc::channel();
         let (apply_sender, apply_receiver) = mpsc::channel();
@@ -117,12 +117,41 @@ impl Threads {
             apply: apply_sender,
             stopping: Arc::clone(&stopping),
         };
-        let raft = raft_thread(foundation, queue, Driver::new(raft), ports);
+        Ok(Self {
+            raft: raft_thread(foundation, queue, Driver::new(raft), ports),
+            wal,
+            apply,
+            snapshotter,
+            stopping,
+        })
+    }
+}
+
+impl Threads {
+    /// Starts all of them.
+    ///
+    /// # Errors
+    /// What was recovered contradicts itself, or the system gives no thread:
+    /// the node must not go on.
+    pub fn spawn(
+        foundation: &Foundation,
+        queue: Receiver<Event>,
+        store: Store,
+        recovery: Recovery,
+        clock: Clock,
+    ) -> Result<Self, String> {
+        let Parts {
+            raft,
+            wal,
+            apply,
+            snapshotter,
+            stopping,
+        } = Parts::new(foundation, queue, store, recovery, clock.now())?;
         Ok(Self {
             wal: spawn("wal", || wal.run())?,
             apply: spawn("apply", || apply.run())?,
             snapshotter: spawn("snapshotter", || snapshotter.run())?,
-            raft: spawn("raft", || raft.run())?,
+            raft: spawn("raft", move || raft.run(clock))?,
             stopping,
         })
     }
@@ -146,7 +175,6 @@ fn raft_thread(
     ports: RuntimePorts,
 ) -> RaftThread {
     RaftThread {
-        clock: foundation.clock,
         driver,
         ports,
         events: queue,
@@ -172,7 +200,15 @@ fn spawn<T: Send + 'static>(
         .map_err(|error| format!("start thread {name}: {error}"))
 }
 
-fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Result<Config, String> {
+/// What the core is told of a node's options.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub(super) fn config(
+    id: NodeId,
+    timings: Timings,
+    trailing_entries: u64,
+) -> Result<Config, String> {
     // Nodes must not draw the same timeouts; nothing else depends on it.
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| "draw a seed: no random bytes".to_owned())?;

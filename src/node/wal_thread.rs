@@ -24,6 +24,15 @@ pub(super) enum WalCommand {
     Purge(LogIndex),
 }
 
+/// Commands carried out together: one durable write for all writes, then one
+/// purge.
+#[derive(Default)]
+pub(super) struct WalGroup {
+    writes: Vec<LogWrite>,
+    last_mark: Option<Mark>,
+    purge: Option<LogIndex>,
+}
+
 /// Everything the thread owns. It ends when the sending side is dropped.
 pub(super) struct WalThread {
     pub wal: Wal,
@@ -63,7 +72,8 @@ impl WalThread {
                     Err(_) => break,
                 }
             };
-            unmarked |= self.handle_group(first)?;
+            let group = self.gather(first);
+            unmarked |= self.carry_out(group)?;
         }
         if unmarked {
             self.wal.mark_idle().map_err(|error| chain(&error))?;
@@ -71,45 +81,48 @@ impl WalThread {
         Ok(())
     }
 
-    /// Carries out `first` and what is queued behind it; whether anything was
-    /// written.
-    fn handle_group(&mut self, first: WalCommand) -> Result<bool, String> {
-        let mut group = Vec::new();
-        let mut group_bytes = 0;
-        let mut last_mark = None;
-        let mut purge = None;
+    /// `first` and what is queued behind it.
+    pub fn gather(&self, first: WalCommand) -> WalGroup {
+        let mut group = WalGroup::default();
+        let mut bytes = 0;
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
                 WalCommand::Write(mark, write) => {
-                    if let Some(meta) = &write.reset_to {
-                        // Rule 8: the snapshot under its final name, and only
-                        // then the record that makes the log begin after it.
-                        self.snapshots.publish_claimed(meta)?;
-                    }
-                    group_bytes += write
-                        .entries
-                        .iter()
-                        .map(crate::types::Entry::size)
-                        .sum::<usize>();
-                    group.push(write);
-                    last_mark = Some(mark);
+                    let entries = write.entries.iter();
+                    bytes += entries.map(crate::types::Entry::size).sum::<usize>();
+                    group.writes.push(write);
+                    group.last_mark = Some(mark);
                 }
-                WalCommand::Purge(through) => purge = Some(through),
+                WalCommand::Purge(through) => group.purge = Some(through),
             }
-            if group_bytes >= GROUP_BYTES_MAX {
+            if bytes >= GROUP_BYTES_MAX {
                 break;
             }
             next = self.commands.try_recv().ok();
         }
-        if let Some(mark) = last_mark {
-            self.wal.append(&group).map_err(|error| chain(&error))?;
+        group
+    }
+
+    /// Makes a group durable and says so; whether anything was written.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn carry_out(&mut self, group: WalGroup) -> Result<bool, String> {
+        for meta in group.writes.iter().filter_map(|write| write.reset_to.as_ref()) {
+            // Rule 8: the snapshot under its final name, and only then the
+            // record that makes the log begin after it.
+            self.snapshots.publish_claimed(meta)?;
+        }
+        if let Some(mark) = group.last_mark {
+            let appended = self.wal.append(&group.writes);
+            appended.map_err(|error| chain(&error))?;
             self.events.send(Event::Durable(mark));
         }
-        if let Some(through) = purge {
+        if let Some(through) = group.purge {
             self.wal.purge(through).map_err(|error| chain(&error))?;
         }
-        Ok(last_mark.is_some())
+        Ok(group.last_mark.is_some())
     }
 }
 
