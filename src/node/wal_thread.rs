@@ -109,7 +109,11 @@ impl WalThread {
     /// # Errors
     /// The disk failed.
     pub fn carry_out(&mut self, group: WalGroup) -> Result<bool, String> {
-        for meta in group.writes.iter().filter_map(|write| write.reset_to.as_ref()) {
+        for meta in group
+            .writes
+            .iter()
+            .filter_map(|write| write.reset_to.as_ref())
+        {
             // Rule 8: the snapshot under its final name, and only then the
             // record that makes the log begin after it.
             self.snapshots.publish_claimed(meta)?;
