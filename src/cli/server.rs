@@ -196,6 +196,7 @@ fn node_options(config: &Config) -> anyhow::Result<NodeOptions> {
         autopilot: autopilot(&storage.autopilot)?,
         ..defaults
     };
+    options.wal.append = storage.wal_io;
     if let Some(entries) = storage.snapshot_threshold {
         options.snapshot.entries = entries;
     }

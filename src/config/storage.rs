@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::section::{Block, Section};
 use super::{ConfigError, HostPort};
+use crate::disk::AppendMode;
 
 /// The raft storage's settings.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ pub struct StorageConfig {
     pub trailing_logs: Option<u64>,
     /// Entries between snapshots.
     pub snapshot_threshold: Option<u64>,
+    /// How the log is appended to.
+    pub wal_io: AppendMode,
     /// Join these when the node is new.
     pub retry_join: Vec<RetryJoin>,
     /// Join as a permanent non-voter.
@@ -92,6 +95,9 @@ impl StorageConfig {
             performance_multiplier: u32::try_from(multiplier.unwrap_or(0)).unwrap_or(0),
             trailing_logs: section.integer("trailing_logs", 1, 1 << 40)?,
             snapshot_threshold: section.integer("snapshot_threshold", 1, 1 << 40)?,
+            wal_io: section
+                .parsed("wal_io", "\"direct\", \"cached\" or \"mmap\"", append_mode)?
+                .unwrap_or_default(),
             retry_join_as_non_voter: section.boolean("retry_join_as_non_voter")?.unwrap_or(false),
             ..Self::default()
         };
@@ -131,6 +137,15 @@ const IGNORED: &[&str] = &[
     "snapshot_delay",
     "max_parallel",
 ];
+
+fn append_mode(text: &str) -> Option<AppendMode> {
+    match text {
+        "direct" => Some(AppendMode::Direct),
+        "cached" => Some(AppendMode::Cached),
+        "mmap" => Some(AppendMode::Mapped),
+        _ => None,
+    }
+}
 
 pub(super) fn node_id(text: &str) -> Option<String> {
     let fine = |character: char| !character.is_control() && !character.is_whitespace();

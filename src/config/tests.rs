@@ -2,6 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::disk::AppendMode;
 
 fn nothing(_: &str) -> Option<String> {
     None
@@ -64,6 +65,7 @@ fn load_full_hcl() {
           performance_multiplier = 1
           trailing_logs = 5000
           snapshot_threshold = "4096"
+          wal_io = "mmap"
           max_entry_size = 1048576
           retry_join { leader_api_addr = "https://a:8200"
                        leader_ca_cert_file = "/ca.pem" }
@@ -100,6 +102,7 @@ fn load_full_hcl() {
     .expect("valid");
     assert_eq!(config.storage.retry_join.len(), 2);
     assert_eq!(config.storage.snapshot_threshold, Some(4096));
+    assert_eq!(config.storage.wal_io, AppendMode::Mapped);
     assert!(config.storage.retry_join_as_non_voter);
     assert_eq!(config.storage.autopilot.min_quorum, Some(3));
     assert_eq!(config.listeners.len(), 2);

@@ -44,6 +44,23 @@ impl DurableWriter {
         })
     }
 
+    /// Writes through the page cache.
+    pub(super) fn cached() -> Self {
+        Self {
+            way: Way::Dsync,
+            buffer: AlignedBuffer::default(),
+        }
+    }
+
+    /// The way taken now.
+    pub(super) fn way(&self) -> &'static str {
+        match self.way {
+            Way::Direct(_) => "direct synchronous writes",
+            Way::Dsync => "synchronous writes",
+            Way::Flush => "writes and fdatasync",
+        }
+    }
+
     /// Writes `blocks` at `offset`, both multiples of [`BLOCK_BYTES`]; durable
     /// on return. `cached` is the file's ordinary descriptor.
     pub(super) fn write(&mut self, cached: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped};
+use super::{AppendMode, BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 
 /// A file system in memory; clones share it.
 #[derive(Clone, Default)]
@@ -108,12 +108,12 @@ impl MemoryDisk {
         result.map_err(|error| DiskError::new(operation, path, error))
     }
 
-    fn handle(&self, inode: Inode, path: &Path) -> Box<dyn File> {
-        Box::new(MemoryFile {
+    fn handle(&self, inode: Inode, path: &Path) -> MemoryFile {
+        MemoryFile {
             disk: self.clone(),
             inode,
             path: path.to_path_buf(),
-        })
+        }
     }
 }
 
@@ -184,12 +184,18 @@ impl Disk for MemoryDisk {
             state.operations.push(operation);
             Ok(inode)
         })?;
-        Ok(self.handle(inode, path))
+        Ok(Box::new(self.handle(inode, path)))
     }
 
     fn open(&self, path: &Path) -> DiskResult<Box<dyn File>> {
         let inode = self.inode("open", path)?;
-        Ok(self.handle(inode, path))
+        Ok(Box::new(self.handle(inode, path)))
+    }
+
+    fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>> {
+        let inode = self.inode("open for appending", path)?;
+        let file = self.handle(inode, path);
+        Ok(Box::new(MemorySegment { file, mode }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> DiskResult<()> {
@@ -331,23 +337,6 @@ impl File for MemoryFile {
         self.change("write", begun, |_| {})
     }
 
-    fn write_durable(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
-        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
-        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
-        let begun = |content: &mut Content| {
-            content.write(offset, blocks);
-            Ok(())
-        };
-        let first = offset / BLOCK_BYTES as u64;
-        let end = first + (blocks.len() / BLOCK_BYTES) as u64;
-        self.change("write durably", begun, |content| {
-            for index in first..end {
-                content.sync_block(index);
-            }
-            content.durable.length = content.durable.length.max(content.cached.length);
-        })
-    }
-
     fn sync(&mut self) -> DiskResult<()> {
         self.change("sync", |_| Ok(()), Content::sync)
     }
@@ -372,6 +361,46 @@ impl File for MemoryFile {
 
     fn drop_cache(&self) -> DiskResult<()> {
         Ok(())
+    }
+}
+
+/// A write is one call, begun and finished; stores through a map are there at
+/// once, for readers and for the kernel to write back when it likes, and only
+/// their sync is a call.
+struct MemorySegment {
+    file: MemoryFile,
+    mode: AppendMode,
+}
+
+impl SegmentIo for MemorySegment {
+    fn append(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
+        assert!(offset + blocks.len() as u64 <= self.file.length()?);
+        let is_mapped = self.mode == AppendMode::Mapped;
+        if is_mapped && self.file.disk.state().check_power().is_ok() {
+            lock(&self.file.inode).write(offset, blocks);
+        }
+        let begun = |content: &mut Content| {
+            if !is_mapped {
+                content.write(offset, blocks);
+            }
+            Ok(())
+        };
+        let first = offset / BLOCK_BYTES as u64;
+        let end = first + (blocks.len() / BLOCK_BYTES) as u64;
+        self.file.change("append to", begun, |content| {
+            for index in first..end {
+                content.sync_block(index);
+            }
+        })
+    }
+
+    fn way(&self) -> &'static str {
+        match self.mode {
+            AppendMode::Direct | AppendMode::Cached => "writes in memory",
+            AppendMode::Mapped => "stores in memory",
+        }
     }
 }
 

@@ -7,7 +7,11 @@
 
 mod real;
 
+mod append;
+
 mod direct;
+
+mod mapped;
 
 mod lock;
 
@@ -26,8 +30,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Blocks of direct writes, in bytes: offset and length of
-/// [`File::write_durable`] are multiples of it.
+/// Blocks of durable writes, in bytes: offset and length of
+/// [`SegmentIo::append`] are multiples of it.
 pub const BLOCK_BYTES: usize = 4096;
 
 /// A failed file operation.
@@ -74,6 +78,9 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> DiskResult<()>;
     /// Makes creations, renames and removals in a folder durable.
     fn sync_dir(&self, path: &Path) -> DiskResult<()>;
+    /// Appends to a file of zeroed, synced blocks, in this way or the next
+    /// best that the file system and the file allow. The file keeps its length.
+    fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>>;
     /// The whole file, read-only; nobody may write to it any more.
     fn map(&self, path: &Path) -> DiskResult<Arc<dyn Mapped>>;
     /// Takes the lock of a data directory, released on drop or process end.
@@ -81,13 +88,33 @@ pub trait Disk: Send + Sync + 'static {
     fn lock(&self, path: &Path) -> DiskResult<Box<dyn Send + Sync>>;
 }
 
+/// How appends to a segment reach the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendMode {
+    /// One direct, synchronous write each, past the page cache.
+    #[default]
+    Direct,
+    /// One synchronous write each, through the page cache.
+    Cached,
+    /// Stores through a shared map, and a sync of the range (`wal_io =
+    /// "mmap"`).
+    Mapped,
+}
+
+/// The end of a segment: zeroed blocks that are filled, each once, in order.
+pub trait SegmentIo: Send {
+    /// Puts whole blocks at a multiple of [`BLOCK_BYTES`], within the file;
+    /// they are durable when it returns. After an error it must not be called
+    /// again (D-004).
+    fn append(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()>;
+    /// What it does for that, in words for the log: shows a fallback.
+    fn way(&self) -> &'static str;
+}
+
 /// An open file.
 pub trait File: Send {
     /// Buffered write at a byte offset; durable after `sync`.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> DiskResult<()>;
-    /// Writes whole blocks and returns when they are durable: one direct,
-    /// synchronous write where the file system takes it.
-    fn write_durable(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()>;
     /// Makes buffered writes and the length durable.
     fn sync(&mut self) -> DiskResult<()>;
     /// Fills `buffer` from a byte offset; short of the end is an error.

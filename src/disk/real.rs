@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use memmap2::{Advice, Mmap};
 use rustix::fs::{Advice as CacheAdvice, fadvise};
 
-use super::direct::{DurableWriter, is_refusal, open_direct, read_direct};
+use super::append::RealSegment;
+use super::direct::{is_refusal, open_direct, read_direct};
 use super::lock::DirectoryLock;
-use super::{BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped};
+use super::{AppendMode, BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 
 /// The operating system's file system. Files are created with mode 0600,
 /// folders with 0700.
@@ -93,6 +94,13 @@ impl Disk for RealDisk {
             .map_err(|error| DiskError::new("sync folder", path, error))
     }
 
+    fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>> {
+        match RealSegment::open(path, mode) {
+            Ok(segment) => Ok(Box::new(segment)),
+            Err(error) => Err(DiskError::new("open for appending", path, error)),
+        }
+    }
+
     fn map(&self, path: &Path) -> DiskResult<Arc<dyn Mapped>> {
         let fail = |error| DiskError::new("map", path, error);
         let file = fs::File::open(path).map_err(fail)?;
@@ -125,8 +133,6 @@ impl Mapped for RealMap {
 struct RealFile {
     file: fs::File,
     path: PathBuf,
-    /// Opened by the first durable write.
-    durable: Option<DurableWriter>,
     /// Opened by the first direct read; `None`: refused.
     direct_reads: OnceLock<Option<fs::File>>,
 }
@@ -136,22 +142,12 @@ impl RealFile {
         Box::new(Self {
             file,
             path: path.to_path_buf(),
-            durable: None,
             direct_reads: OnceLock::new(),
         })
     }
 
     fn fail(&self, operation: &'static str, error: io::Error) -> DiskError {
         DiskError::new(operation, &self.path, error)
-    }
-
-    fn try_write_durable(&mut self, offset: u64, blocks: &[u8]) -> io::Result<()> {
-        let writer = match &mut self.durable {
-            Some(writer) => writer,
-            // A renamed file must be reached by descriptor, not by its old name.
-            vacant => vacant.insert(DurableWriter::open(&descriptor_path(&self.file))?),
-        };
-        writer.write(&self.file, offset, blocks)
     }
 }
 
@@ -160,11 +156,6 @@ impl File for RealFile {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|error| self.fail("write", error))
-    }
-
-    fn write_durable(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
-        self.try_write_durable(offset, blocks)
-            .map_err(|error| self.fail("write durably", error))
     }
 
     fn sync(&mut self) -> DiskResult<()> {
@@ -183,7 +174,8 @@ impl File for RealFile {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
         assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
         let direct = self.direct_reads.get_or_init(|| {
-            // Whatever went wrong, the ordinary descriptor reads as well.
+            // A renamed file is reached by descriptor, not by its old name.
+            // Whatever goes wrong, the ordinary descriptor reads as well.
             open_direct(&descriptor_path(&self.file)).unwrap_or(None)
         });
         let Some(direct) = direct else {

@@ -2,7 +2,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{BLOCK_BYTES, Disk, Fate, MemoryDisk, RealDisk};
+use super::{AppendMode, BLOCK_BYTES, Disk, Fate, MemoryDisk, RealDisk};
+
+const MODES: [AppendMode; 3] = [AppendMode::Direct, AppendMode::Cached, AppendMode::Mapped];
 
 /// What both disks must do alike.
 fn check_disk(disk: &dyn Disk, root: &Path) {
@@ -20,11 +22,10 @@ fn check_disk(disk: &dyn Disk, root: &Path) {
     file.drop_cache().unwrap();
     let mut blocks = vec![9; BLOCK_BYTES];
     blocks[1] = 1;
-    file.write_durable(BLOCK_BYTES as u64, &blocks).unwrap();
-    // A second, unaligned source and several blocks.
-    let shifted = [&[0], &[5; 2 * BLOCK_BYTES][..]].concat();
-    file.write_durable(BLOCK_BYTES as u64 * 3, &shifted[1..])
+    file.write_at(BLOCK_BYTES as u64, &blocks).unwrap();
+    file.write_at(BLOCK_BYTES as u64 * 3, &[5; 2 * BLOCK_BYTES])
         .unwrap();
+    file.sync().unwrap();
     assert_eq!(file.length().unwrap(), 5 * BLOCK_BYTES as u64);
 
     let mut buffer = vec![0; 4];
@@ -51,13 +52,15 @@ fn check_disk(disk: &dyn Disk, root: &Path) {
     assert_eq!(buffer, [[7; 10], [0; 10]].concat()[..]);
     file.sync().unwrap();
 
-    // Renamed while open: durable writes follow the file, not its old name.
+    // Renamed while open: a handle follows the file, not its old name.
     let renamed = folder.join("two");
     disk.rename(&path, &renamed).unwrap();
     disk.sync_dir(&folder).unwrap();
     let mut file = disk.open(&renamed).unwrap();
     disk.rename(&renamed, &path).unwrap();
-    file.write_durable(0, &[3; BLOCK_BYTES]).unwrap();
+    file.write_at(0, &[3; BLOCK_BYTES]).unwrap();
+    file.sync().unwrap();
+    file.read_blocks(0, &mut [0; BLOCK_BYTES]).unwrap();
     let map = disk.map(&path).unwrap();
     assert_eq!(map.bytes(), [3; BLOCK_BYTES]);
     assert_eq!(disk.list(&folder).unwrap(), ["one"]);
@@ -72,6 +75,81 @@ fn check_disk(disk: &dyn Disk, root: &Path) {
     assert!(error.source.to_string().contains(&pid), "{error:?}");
     drop(lock);
     drop(disk.lock(&folder.join("lock")).unwrap());
+}
+
+/// What every way of appending must do alike; the ways taken.
+fn check_appends(disk: &dyn Disk, root: &Path) -> Vec<&'static str> {
+    disk.create_dir_all(root).unwrap();
+    let mut ways = Vec::new();
+    for mode in MODES {
+        let path = root.join(format!("{mode:?}"));
+        let mut file = disk.create(&path).unwrap();
+        file.write_at(0, &[0; 6 * BLOCK_BYTES]).unwrap();
+        file.sync().unwrap();
+        file.drop_cache().unwrap();
+        let mut io = disk.segment_io(&path, mode).unwrap();
+        io.append(BLOCK_BYTES as u64, &[7; BLOCK_BYTES]).unwrap();
+        // An unaligned source, several blocks, and another name by now.
+        let renamed = root.join(format!("{mode:?}.renamed"));
+        disk.rename(&path, &renamed).unwrap();
+        let shifted = [&[0], &[5; 3 * BLOCK_BYTES][..]].concat();
+        io.append(2 * BLOCK_BYTES as u64, &shifted[1..]).unwrap();
+        ways.push(io.way());
+        assert_eq!(file.length().unwrap(), 6 * BLOCK_BYTES as u64);
+        let mut blocks = vec![1; 6 * BLOCK_BYTES];
+        file.read_blocks(0, &mut blocks).unwrap();
+        let expected = [(0, 1), (7, 1), (5, 3), (0, 1)]
+            .map(|(byte, count)| vec![byte; count * BLOCK_BYTES])
+            .concat();
+        assert!(blocks == expected, "{mode:?}");
+        drop(io);
+        assert!(disk.map(&renamed).unwrap().bytes() == expected, "{mode:?}");
+    }
+    ways
+}
+
+#[test]
+fn appends_in_every_mode_are_the_same_bytes() {
+    check_appends(&MemoryDisk::new(), Path::new("/data"));
+    let folder = tempfile::tempdir().unwrap();
+    let ways = check_appends(&RealDisk, folder.path());
+    assert_eq!(
+        ways[1..],
+        ["synchronous writes", "stores through a map and msync"]
+    );
+    if let Ok(folder) = tempfile::tempdir_in("/dev/shm") {
+        check_appends(&RealDisk, folder.path());
+    }
+}
+
+#[test]
+fn sparse_file_is_not_mapped_for_appending() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse");
+    RealDisk.create(&path).unwrap().set_length(1 << 20).unwrap();
+    let mut io = RealDisk.segment_io(&path, AppendMode::Mapped).unwrap();
+    assert!(io.way().contains("writes"), "{}", io.way());
+    io.append(0, &[1; BLOCK_BYTES]).unwrap();
+}
+
+#[test]
+fn append_cut_short_by_the_power_leaves_any_part() {
+    for mode in MODES {
+        let disk = MemoryDisk::new();
+        let folder = Path::new("/d");
+        let path = folder.join("f");
+        disk.create_dir_all(folder).unwrap();
+        let mut file = disk.create(&path).unwrap();
+        file.write_at(0, &[0; 2 * BLOCK_BYTES]).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir(folder).unwrap();
+        let mut io = disk.segment_io(&path, mode).unwrap();
+        io.append(0, &[1; BLOCK_BYTES]).unwrap();
+        assert!(disk.unsynced().is_empty());
+        disk.power_off_at(disk.calls());
+        assert!(io.append(BLOCK_BYTES as u64, &[2; BLOCK_BYTES]).is_err());
+        assert_eq!(disk.unsynced().len(), 1, "{mode:?}");
+    }
 }
 
 #[test]
@@ -136,7 +214,7 @@ fn power_cut_leaves_its_call_unsynced() {
     let mut file = disk.create(&folder.join("f")).unwrap();
     disk.sync_dir(folder).unwrap();
     disk.power_off_at(disk.calls());
-    assert!(file.write_durable(0, &[1; BLOCK_BYTES]).is_err());
+    assert!(file.write_at(0, &[1; BLOCK_BYTES]).is_err());
     assert!(file.sync().is_err());
     assert_eq!(disk.unsynced().len(), 2);
     let after = disk.crash(|_| Fate::Lost);

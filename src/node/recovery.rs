@@ -54,6 +54,7 @@ pub(super) fn recover(
         Err(WalError::Missing(_)) => return Ok(None),
         Err(error) => return Err(NodeError::Log(error)),
     };
+    tracing::info!(appends = wal.append_way(), "the log is open");
     let owner = wal.identity();
     if owner.node != identity.id || owner.incarnation != identity.incarnation {
         return Err(NodeError::ForeignLog {

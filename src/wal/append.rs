@@ -94,7 +94,8 @@ impl Wal {
             hard_state: self.hard_state,
             snapshot: self.snapshot,
         };
-        let (file, segment) = activate(&self.disk, &self.dir, file, header)?;
+        let append = self.options.append;
+        let (io, segment) = activate(&self.disk, &self.dir, file, header, append)?;
 
         let mut buffer = self.tail.begin_write();
         buffer.begin(SEAL, self.last.0.next(), self.last.1);
@@ -105,7 +106,7 @@ impl Wal {
         self.closed.push_back((sequence - 1, self.tail_last_index));
 
         self.tail = Tail {
-            file,
+            io,
             header,
             offset: BLOCK,
             last: self.tail.last,

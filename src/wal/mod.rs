@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codec::crc32;
-use crate::disk::{Disk, DiskError, DiskResult};
+use crate::disk::{AppendMode, Disk, DiskError, DiskResult};
 use crate::types::{Entry, HardState, LogIndex, LogWrite, Term};
 
 pub use error::{Damage, LostRange, WalError};
@@ -75,6 +75,8 @@ pub struct WalOptions {
     /// Fill the next segment with zeros on a thread, once the current one is
     /// half full. Otherwise it is filled when it is needed.
     pub prepare_in_background: bool,
+    /// How appends reach the disk.
+    pub append: AppendMode,
     /// Where salts are drawn from. Must differ between any two processes that
     /// ever use one directory: the default is random.
     pub salt_seed: u64,
@@ -86,6 +88,7 @@ impl Default for WalOptions {
             segment_bytes: 64 << 20,
             batch_bytes_max: 1 << 20,
             prepare_in_background: true,
+            append: AppendMode::default(),
             // The standard library keys every state from the system's entropy.
             salt_seed: RandomState::new().hash_one("wal salt"),
         }
@@ -160,9 +163,9 @@ impl Wal {
             hard_state: HardState::default(),
             snapshot: None,
         };
-        let (file, segment) = activate(&disk, dir, file, header)?;
+        let (io, segment) = activate(&disk, dir, file, header, options.append)?;
         let tail = Tail {
-            file,
+            io,
             header,
             offset: BLOCK,
             last: BatchId::default(),
@@ -237,6 +240,7 @@ impl Wal {
             })
             .collect();
         let segment = Arc::new(SegmentFile::active(Arc::clone(&disk), dir, tail.header)?);
+        let io = disk.segment_io(segment.path(), options.append)?;
         segments.insert(tail.header.sequence, Arc::clone(&segment));
         let opened = Opened {
             hard_state,
@@ -258,7 +262,7 @@ impl Wal {
             is_promised: walk.ends_with_mark,
             closed,
             tail: Tail {
-                file: tail.file,
+                io,
                 header: tail.header,
                 offset: tail_offset,
                 last: walk.last.expect("recovery found what to continue"),
@@ -296,6 +300,13 @@ impl Wal {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// How appends reach the disk, in words: the mode asked for may have been
+    /// refused.
+    #[must_use]
+    pub fn append_way(&self) -> &'static str {
+        self.tail.io.way()
     }
 
     /// Makes writes durable, in order, each wholly or not at all; together in

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::disk::{Disk, DiskError, DiskResult, File};
+use crate::disk::{AppendMode, Disk, DiskError, DiskResult, File, SegmentIo};
 
 use super::format::{BLOCK, SegmentHeader};
 use super::segment::{SPARE_NAME, SegmentFile, segment_name};
@@ -123,7 +123,8 @@ pub(super) fn activate(
     dir: &Path,
     mut file: Box<dyn File>,
     header: SegmentHeader,
-) -> DiskResult<(Box<dyn File>, Arc<SegmentFile>)> {
+    mode: AppendMode,
+) -> DiskResult<(Box<dyn SegmentIo>, Arc<SegmentFile>)> {
     let mut block = vec![0; BLOCK as usize];
     let encoded = header.encode();
     assert!(SegmentHeader::decode(&encoded) == Ok(header));
@@ -132,11 +133,10 @@ pub(super) fn activate(
     file.write_at(header.area_end(), &block)?;
     file.sync()?;
     file.drop_cache()?;
-    disk.rename(
-        &dir.join(SPARE_NAME),
-        &dir.join(segment_name(header.sequence)),
-    )?;
+    drop(file);
+    let path = dir.join(segment_name(header.sequence));
+    disk.rename(&dir.join(SPARE_NAME), &path)?;
     disk.sync_dir(dir)?;
     let segment = SegmentFile::active(Arc::clone(disk), dir, header)?;
-    Ok((file, Arc::new(segment)))
+    Ok((disk.segment_io(&path, mode)?, Arc::new(segment)))
 }

@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskError, DiskResult, File, Mapped};
+use crate::disk::{Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 
 use super::batch::{BatchId, WriteBuffer};
 use super::format::{SealRow, SegmentHeader};
@@ -132,7 +132,7 @@ impl Deref for BatchBytes {
 
 /// The segment being written.
 pub(super) struct Tail {
-    pub file: Box<dyn File>,
+    pub io: Box<dyn SegmentIo>,
     pub header: SegmentHeader,
     /// Where the next write begins.
     pub offset: u64,
@@ -155,7 +155,7 @@ impl Tail {
     pub fn write(&mut self, write: &WriteBuffer) -> DiskResult<()> {
         assert!(write.offset() == self.offset);
         assert!(write.end() <= self.header.area_end());
-        self.file.write_durable(self.offset, write.bytes())?;
+        self.io.append(self.offset, write.bytes())?;
         self.offset = write.end();
         self.last = write.last();
         self.rows

@@ -9,7 +9,7 @@ use holdfast::disk::{Disk, Fate, MemoryDisk, Unsynced};
 use holdfast::types::{HardState, LogIndex, LogWrite, NodeId, Term};
 use holdfast::wal::{Opened, Wal, WalError, WalOptions};
 
-use crate::model::{Model, create, depth, dir, open, options};
+use crate::model::{MODES, Model, create, depth, dir, open, options};
 
 /// One step of a script: a group of writes, or upkeep.
 enum Step {
@@ -204,6 +204,12 @@ fn purge_all(disk: &MemoryDisk, opened: &Opened, options: WalOptions) {
 }
 
 fn enumerate(name: &str, script: &Script, options: WalOptions) {
+    for append in MODES {
+        enumerate_mode(name, script, WalOptions { append, ..options });
+    }
+}
+
+fn enumerate_mode(name: &str, script: &Script, options: WalOptions) {
     let whole = MemoryDisk::new();
     assert_eq!(
         run(&whole, script, options).acknowledged,
@@ -226,7 +232,7 @@ fn enumerate(name: &str, script: &Script, options: WalOptions) {
             crash_recovery(&survivor, script, &progress, options, &mut counts);
         }
     }
-    println!("{name}: {counts:?}");
+    println!("{name}, {:?}: {counts:?}", options.append);
     assert!(counts.torn > 0, "no crash of {name} tore anything");
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use holdfast::disk::{Disk, MemoryDisk};
+use holdfast::disk::{AppendMode, Disk, MemoryDisk};
 use holdfast::types::{
     ClusterId, Entry, EntryPayload, HardState, Incarnation, LogIndex, LogWrite, NodeId,
     SnapshotMeta, Term,
@@ -25,9 +25,13 @@ pub fn options(blocks: u64) -> WalOptions {
         segment_bytes: blocks * BLOCK,
         batch_bytes_max: 16 << 10,
         prepare_in_background: false,
+        append: AppendMode::Direct,
         salt_seed: 0x5a17,
     }
 }
+
+/// Every way of appending that a disk in memory tells apart.
+pub const MODES: [AppendMode; 2] = [AppendMode::Direct, AppendMode::Mapped];
 
 pub fn dir() -> &'static Path {
     Path::new(DIR)

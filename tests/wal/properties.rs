@@ -1,11 +1,11 @@
 //! Random histories against the model.
 
-use holdfast::disk::MemoryDisk;
+use holdfast::disk::{AppendMode, MemoryDisk};
 use holdfast::types::{LogIndex, LogWrite};
-use holdfast::wal::{Verdict, Wal, WalError};
+use holdfast::wal::{Verdict, Wal, WalError, WalOptions};
 use proptest::prelude::*;
 
-use crate::model::{Model, create, depth, open, options};
+use crate::model::{MODES, Model, create, depth, open, options};
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -107,17 +107,21 @@ struct Run {
     disk: MemoryDisk,
     wal: Wal,
     model: Model,
-    segment_blocks: u64,
+    options: WalOptions,
 }
 
 impl Run {
-    fn new(segment_blocks: u64) -> Self {
+    fn new(segment_blocks: u64, append: AppendMode) -> Self {
         let disk = MemoryDisk::new();
+        let options = WalOptions {
+            append,
+            ..options(segment_blocks)
+        };
         Self {
-            wal: create(&disk, options(segment_blocks)).unwrap(),
+            wal: create(&disk, options).unwrap(),
             disk,
             model: Model::default(),
-            segment_blocks,
+            options,
         }
     }
 
@@ -153,7 +157,7 @@ impl Run {
     }
 
     fn reopen(&mut self, expected: Option<Verdict>) {
-        let (wal, opened) = open(&self.disk, options(self.segment_blocks)).unwrap();
+        let (wal, opened) = open(&self.disk, self.options).unwrap();
         if let Some(expected) = expected {
             assert_eq!(opened.verdict, expected);
         }
@@ -184,7 +188,7 @@ impl Run {
             }
         };
         self.disk = self.disk.crash_seeded(seed);
-        let (wal, opened) = open(&self.disk, options(self.segment_blocks)).unwrap();
+        let (wal, opened) = open(&self.disk, self.options).unwrap();
         assert_eq!(opened.hard_state, self.model.hard_state);
         let found = states
             .into_iter()
@@ -220,9 +224,10 @@ proptest! {
     #[test]
     fn log_behaves_as_the_model(
         segment_blocks in prop_oneof![Just(4u64), Just(6), Just(9), Just(40)],
+        append in prop::sample::select(&MODES[..]),
         operations in prop::collection::vec(operation(), 1..30),
     ) {
-        let mut run = Run::new(segment_blocks);
+        let mut run = Run::new(segment_blocks, append);
         for operation in &operations {
             run.perform(operation);
         }
@@ -232,7 +237,7 @@ proptest! {
 
 #[test]
 fn megabyte_entries_around_block_edges_come_back() {
-    let mut run = Run::new(64);
+    let mut run = Run::new(64, AppendMode::Mapped);
     for size in [
         1 << 20,
         (1 << 20) - 160,

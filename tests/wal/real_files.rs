@@ -2,32 +2,39 @@
 
 use std::sync::Arc;
 
-use holdfast::disk::{Disk, RealDisk};
+use holdfast::disk::{AppendMode, Disk, RealDisk};
 use holdfast::types::{LogIndex, LogWrite};
 use holdfast::wal::{Verdict, Wal, WalOptions};
 
 use crate::model::{IDENTITY, Model};
 
 fn check_on(folder: &std::path::Path) {
+    for append in [AppendMode::Direct, AppendMode::Cached, AppendMode::Mapped] {
+        check_mode(&folder.join(format!("{append:?}")), append);
+    }
+}
+
+fn check_mode(folder: &std::path::Path, append: AppendMode) {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
     let dir = folder.join("raft/log");
     let options = WalOptions {
         segment_bytes: 256 << 10,
+        append,
         ..WalOptions::default()
     };
     let mut wal = Wal::create(Arc::clone(&disk), &dir, IDENTITY, options).unwrap();
     let mut model = Model::default();
-    let append = |wal: &mut Wal, model: &mut Model, make: &dyn Fn(&Model) -> LogWrite| {
-        let write = make(model);
-        wal.append(std::slice::from_ref(&write)).unwrap();
-        model.apply(&write);
+    let write = |wal: &mut Wal, model: &mut Model, make: &dyn Fn(&Model) -> LogWrite| {
+        let next = make(model);
+        wal.append(std::slice::from_ref(&next)).unwrap();
+        model.apply(&next);
     };
-    append(&mut wal, &mut model, &|m| m.hard_state(1, Some(5), 0));
+    write(&mut wal, &mut model, &|m| m.hard_state(1, Some(5), 0));
     for round in 0..40 {
-        append(&mut wal, &mut model, &|m| m.append(1, &[round * 500, 256]));
+        write(&mut wal, &mut model, &|m| m.append(1, &[round * 500, 256]));
     }
-    append(&mut wal, &mut model, &|m| m.append(1, &[1 << 20]));
-    append(&mut wal, &mut model, &|m| m.hard_state(1, Some(5), 60));
+    write(&mut wal, &mut model, &|m| m.append(1, &[1 << 20]));
+    write(&mut wal, &mut model, &|m| m.hard_state(1, Some(5), 60));
 
     // A reader on another thread, while the log goes on.
     let reader = wal.reader();
@@ -41,7 +48,7 @@ fn check_on(folder: &std::path::Path) {
         }
     });
     for _ in 0..50 {
-        append(&mut wal, &mut model, &|m| m.append(1, &[3000]));
+        write(&mut wal, &mut model, &|m| m.append(1, &[3000]));
     }
     thread.join().unwrap();
 
@@ -67,7 +74,7 @@ fn log_on_real_files_comes_back() {
 }
 
 #[test]
-fn log_without_direct_io_comes_back() {
+fn log_in_a_memory_file_system_comes_back() {
     if let Ok(folder) = tempfile::tempdir_in("/dev/shm") {
         check_on(folder.path());
     }
