@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast::codec;
-use holdfast::disk::{BLOCK_BYTES, Disk, MemoryDisk};
+use holdfast::disk::{AppendMode, BLOCK_BYTES, Disk, MemoryDisk};
 use holdfast::membership::keyring::Keyring;
 use holdfast::peer::frame;
 use holdfast::raft::message::Message;
@@ -154,6 +154,7 @@ fn wal_options() -> WalOptions {
         segment_bytes: 16 * BLOCK_BYTES as u64,
         batch_bytes_max: 4 * BLOCK_BYTES as u64,
         prepare_in_background: false,
+        append: AppendMode::Direct,
         salt_seed: 1,
     }
 }
