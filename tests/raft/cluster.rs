@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use holdfast::raft::message::Message;
 use holdfast::raft::{self, Config, Effect, Input, Raft, Recovered, RequestId};
+use holdfast::sim::history::{Life, Step};
 use holdfast::types::{
     EntryPayload, Incarnation, LogIndex, LogWrite, Mark, Member, Membership, Millis, NodeId,
     SnapshotMeta,
 };
 
-use crate::checker::Checker;
 use crate::disk::{LogImage, Snapshot, Store};
 use crate::notation;
+use crate::watch::Watch;
 
 /// A message between nodes.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Snapshot streams under way: from, its life, to, what.
     pub streams: Vec<(NodeId, u64, NodeId, Snapshot)>,
-    pub checker: Checker,
+    pub watch: Watch,
     pub answers: Vec<Answer>,
     /// What happened, one line each, since last taken.
     pub trace: Vec<String>,
@@ -90,7 +91,7 @@ impl Cluster {
             network: Vec::new(),
             cut: BTreeSet::new(),
             streams: Vec::new(),
-            checker: Checker::default(),
+            watch: Watch::default(),
             answers: Vec::new(),
             trace: Vec::new(),
             requests: 0,
@@ -99,8 +100,6 @@ impl Cluster {
             let mut disk = LogImage::default();
             if !joiners.contains(id) {
                 disk.write(&raft::bootstrap(membership.clone()));
-                let fresh = disk.entries.clone();
-                cluster.checker.appended(&LogImage::default(), &fresh);
             }
             cluster.nodes.insert(NodeId(*id), Node::new(disk));
         }
@@ -120,6 +119,13 @@ impl Cluster {
 
     pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("a node of this cluster")
+    }
+
+    fn life(&self, id: NodeId) -> Life {
+        Life {
+            node: id,
+            incarnation: Incarnation(self.node(id).life),
+        }
     }
 
     pub fn is_up(&self, id: NodeId) -> bool {
@@ -150,10 +156,12 @@ impl Cluster {
             entries: node.disk.entries.clone(),
             applied_index: node.store.applied.0,
         };
-        let raft = Raft::new(config, recovered, now);
-        node.raft = Some(raft.unwrap_or_else(|error| panic!("{id:?}: {error}")));
-        let life = node.life;
-        self.checker.forget((id, life));
+        let raft = Raft::new(config, recovered.clone(), now);
+        let raft = raft.unwrap_or_else(|error| panic!("{id:?}: {error}"));
+        let status = raft.status();
+        node.raft = Some(raft);
+        let life = self.life(id);
+        self.watch.tell(|o| o.started(life, &recovered, &status));
         // The store executed nothing yet of what may be committed already.
         self.step(id, Input::Applied(LogIndex(0)));
     }
@@ -161,6 +169,8 @@ impl Cluster {
     /// Stops a node; what is not durable is lost, but for the first
     /// `survivors` pending writes, which happened to make it.
     pub fn crash(&mut self, id: NodeId, survivors: usize, publish_staged: bool) {
+        let life = self.life(id);
+        self.watch.tell(|o| o.crashed(life));
         let node = self.node_mut(id);
         node.raft = None;
         for _ in 0..survivors.min(node.pending.len()) {
@@ -203,38 +213,31 @@ impl Cluster {
     }
 
     pub fn step_all(&mut self, id: NodeId, inputs: Vec<Input>) {
-        for input in &inputs {
-            if let Input::ReadIndex { id: request } = input {
-                self.checker.read_asked(id, *request);
-            }
-        }
-        let now = self.now;
+        let (now, life) = (self.now, self.life(id));
         let Some(raft) = &mut self.node_mut(id).raft else {
             return;
         };
-        let effects = raft.step_all(now, inputs);
+        let effects = raft.step_all(now, inputs.clone());
+        let status = raft.status();
+        let step = Step {
+            life,
+            now,
+            inputs: &inputs,
+            effects: &effects,
+            status: &status,
+        };
+        self.watch.tell(|o| o.stepped(&step));
         for effect in effects {
             self.trace
                 .push(format!("{id:?} {}", notation::effect(&effect)));
             self.carry_out(id, effect);
         }
-        self.examine(id);
         if !self.node(id).disk_is_manual {
             self.sync(id, usize::MAX);
         }
         if !self.node(id).store_is_manual {
             self.work(id, usize::MAX);
         }
-    }
-
-    fn examine(&mut self, id: NodeId) {
-        let node = &self.nodes[&id];
-        let Some(raft) = &node.raft else {
-            return;
-        };
-        let disk = |id: NodeId| self.nodes.get(&id).map(|node| &node.disk);
-        self.checker
-            .stepped((id, node.life), &raft.status(), &node.written, disk);
     }
 
     fn carry_out(&mut self, id: NodeId, effect: Effect) {
@@ -248,7 +251,6 @@ impl Cluster {
                 let node = self.nodes.get_mut(&id).expect("it stepped");
                 node.written.write(write);
                 node.pending.push_back((*mark, write.clone()));
-                self.checker.appended(&node.written, &write.entries);
             }
             Effect::Send { to, message, after } => {
                 let packet = self.packet(id, *to, message.clone());
@@ -281,15 +283,9 @@ impl Cluster {
                     .work
                     .push_back(Work::Restore(meta.clone()));
             }
-            Effect::ReadReady { id: request, index } => {
-                self.checker.read_ready(id, *request, *index);
-                self.answers.push(answer(*request));
-            }
-            Effect::Rejected { id: request, .. } => {
-                self.checker.read_refused(id, *request);
-                self.answers.push(answer(*request));
-            }
-            Effect::ProposalAccepted { id: request, .. }
+            Effect::ReadReady { id: request, .. }
+            | Effect::Rejected { id: request, .. }
+            | Effect::ProposalAccepted { id: request, .. }
             | Effect::AlreadyDone { id: request }
             | Effect::TransferStarted { id: request, .. } => self.answers.push(answer(*request)),
             Effect::StreamSnapshot { to } => {
@@ -325,10 +321,12 @@ impl Cluster {
     }
 
     fn send(&mut self, packet: Packet) {
-        let life = packet.lives.0;
-        let disk = &self.nodes[&packet.from].disk;
-        self.checker
-            .sent((packet.from, life), packet.to, &packet.message, disk);
+        let Packet { from, to, .. } = packet;
+        let life = Life {
+            node: from,
+            incarnation: Incarnation(packet.lives.0),
+        };
+        self.watch.tell(|o| o.sent(life, to, &packet.message));
         self.network.push(packet);
     }
 
@@ -378,10 +376,13 @@ impl Cluster {
     pub fn sync(&mut self, id: NodeId, count: usize) {
         let count = count.min(self.node(id).pending.len());
         let mut newest = None;
+        let life = self.life(id);
         for _ in 0..count {
             let node = self.node_mut(id);
             let (mark, write) = node.pending.pop_front().expect("counted");
             node.make_durable(&write);
+            self.watch.tell(|o| o.durable(life, mark));
+            let node = self.node_mut(id);
             newest = Some(mark);
             let held = std::mem::take(&mut node.held);
             let (ready, waiting): (Vec<_>, Vec<_>) = held
@@ -401,20 +402,23 @@ impl Cluster {
     /// Lets a node's store do up to `count` pieces of work.
     pub fn work(&mut self, id: NodeId, count: usize) {
         let count = count.min(self.node(id).work.len());
+        let life = self.life(id);
         for _ in 0..count {
             let node = self.nodes.get_mut(&id).expect("a node of this cluster");
             match node.work.pop_front() {
                 Some(Work::Apply(entries)) => {
                     for entry in &entries {
                         node.store.apply(entry);
-                        self.checker.applied(id, &node.store);
+                        let (at, digest) = (entry.index, node.store.digest);
+                        self.watch.tell(|o| o.executed(life, at, at, digest));
                     }
                 }
                 Some(Work::Restore(meta)) => {
                     let found = node.snapshots.iter().find(|s| s.applied.0 == meta.index);
                     node.store = found.expect("published before the log was reset").clone();
                     assert_eq!(node.store.meta(), meta, "restores something else");
-                    self.checker.applied(id, &node.store);
+                    let (at, digest) = (meta.index, node.store.digest);
+                    self.watch.tell(|o| o.executed(life, at.next(), at, digest));
                 }
                 None => return,
             }

@@ -1,7 +1,6 @@
 //! The consensus core in whole clusters, in memory: told stories (transcripts)
-//! and random walks, both watched by the same checker.
+//! and random walks, both watched by the same observers.
 
-mod checker;
 mod cluster;
 mod disk;
 mod nonsense;
@@ -9,3 +8,4 @@ mod notation;
 mod random;
 mod script;
 mod transcripts;
+mod watch;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! cluster voters=1,2,3 learners=4 joiners=5 [trailing=N] [window=N] [cache=BYTES]
-//!         [invented]        (messages are made up: the checker looks away)
+//!         [invented]        (messages are made up: nobody watches)
 //! elect 1                   time out, deliver everything until 1 leads (silent)
 //! timeout 1                 let its deadline come and tick it
 //! pass 5000                 live that long, delivering everything (silent)
@@ -108,7 +108,7 @@ impl Script {
         if command == "cluster" {
             self.cluster = Some(new_cluster(&words));
             self.cluster().trace.clear();
-            self.cluster().checker.is_off = words.has("invented");
+            self.cluster().watch.is_off = words.has("invented");
             return self.statuses(&words);
         }
         let silent = matches!(
