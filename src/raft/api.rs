@@ -117,6 +117,7 @@ pub enum RecoverError {
 /// Names a proposal or a membership change of this node; never reused within
 /// one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct RequestId(pub u64);
 
 /// What the core is told.

@@ -12,6 +12,7 @@ use crate::types::{HardState, LogIndex, Mark, Millis, Sequence, Term};
 
 /// A write that is not durable yet.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Pending {
     mark: Mark,
     hard_state: HardState,
@@ -32,7 +33,8 @@ pub(super) struct Completed {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Durability {
     issued: Sequence,
     pending: VecDeque<Pending>,

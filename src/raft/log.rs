@@ -17,6 +17,7 @@ use crate::types::{Entry, LogIndex, SnapshotMeta, Term};
 
 /// A position and the term of its entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Position {
     pub(super) index: LogIndex,
     pub(super) term: Term,
@@ -24,6 +25,7 @@ pub(super) struct Position {
 
 /// Consecutive entries of one term, from `first` to the next run.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Run {
     first: LogIndex,
     term: Term,
@@ -38,7 +40,8 @@ pub(super) struct Unwritten {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Log {
     base: Position,
     runs: VecDeque<Run>,

@@ -8,6 +8,7 @@ use crate::types::{Entry, EntryPayload, LogIndex, Membership, NodeId};
 
 /// A membership and the position that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Placed {
     pub(super) index: LogIndex,
     pub(super) membership: Arc<Membership>,
@@ -15,7 +16,8 @@ pub(super) struct Placed {
 
 /// Ascending; the first is the newest known committed one (empty, at 0, when
 /// none is), the last is active.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Memberships {
     placed: Vec<Placed>,
 }

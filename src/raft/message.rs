@@ -11,6 +11,7 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One message. The sender is named by the (authenticated) connection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub enum Message {
     /// Asks for a vote, or (`pre`) whether one would be given.
     VoteRequest {
@@ -113,6 +114,7 @@ pub enum Message {
 
 /// What became of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub enum AppendResult {
     /// Durable and equal to the leader's log up to here.
     Matched {

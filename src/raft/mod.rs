@@ -78,10 +78,13 @@ use replication::Leadership;
 use rng::SplitMix64;
 
 /// One node's part in the consensus. See the module for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Raft {
+    #[cfg_attr(feature = "sim", serde(skip))]
     config: Config,
     now: Millis,
+    #[cfg_attr(feature = "sim", serde(skip))]
     rng: SplitMix64,
     term: Term,
     vote: Option<NodeId>,
@@ -107,11 +110,13 @@ pub struct Raft {
     /// continues from: kept until the stream ends, whoever leads.
     streams: BTreeMap<NodeId, LogIndex>,
     reads: Reads,
+    #[cfg_attr(feature = "sim", serde(skip))]
     outbox: Outbox,
 }
 
 /// What a node is, with what it needs only then.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 enum State {
     Follower,
     PreCandidate(Votes),

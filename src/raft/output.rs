@@ -19,7 +19,7 @@ enum Wait {
 }
 
 /// What a step wants said, before marks are known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     queued: Vec<(Effect, Wait)>,
 }

@@ -7,6 +7,7 @@ use crate::types::{LogIndex, Millis, SnapshotMeta};
 
 /// How the leader sends to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) enum Pace {
     /// Where the logs agree is unknown: one message at a time.
     Probe {
@@ -30,6 +31,7 @@ pub(super) enum Pace {
 
 /// An append on its way.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Inflight {
     last: LogIndex,
     bytes: usize,
@@ -45,6 +47,7 @@ pub(super) struct Window {
 
 /// A peer that left: it is still told that its leaving is committed (M13).
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Departure {
     /// The position that removed it.
     pub(super) index: LogIndex,
@@ -55,7 +58,8 @@ pub(super) struct Departure {
 }
 
 /// See the module. Invariant: `match_index < next_index`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Progress {
     pub(super) match_index: LogIndex,
     pub(super) next_index: LogIndex,

@@ -9,6 +9,7 @@ use crate::types::{Entry, EntryPayload, LogIndex, Membership, MembershipChange, 
 
 /// A joint change whose last entry is not appended yet.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct PendingChange {
     id: RequestId,
     joint_index: LogIndex,

@@ -14,19 +14,22 @@ use crate::types::{LogIndex, Millis, NodeId};
 
 /// Who wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 enum Asker {
     Here(RequestId),
     Peer { id: NodeId, context: u64 },
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Waiting {
     asker: Asker,
     deadline: Millis,
 }
 
 /// Reads that one context confirms.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Round {
     context: u64,
     index: LogIndex,
@@ -34,7 +37,8 @@ struct Round {
 }
 
 /// Reads handed to the leader under one context.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 struct Forward {
     context: u64,
     reads: Vec<Waiting>,
@@ -42,7 +46,8 @@ struct Forward {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Reads {
     /// Names rounds; every append and heartbeat carries the newest.
     context: u64,

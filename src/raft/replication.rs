@@ -12,7 +12,8 @@ use crate::raft::{Effect, PeerStatus, Raft, State};
 use crate::types::{Incarnation, LogIndex, Millis, NodeId};
 
 /// What a node needs only while it leads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Leadership {
     /// Everybody the log is sent to; not this node itself.
     pub(super) peers: BTreeMap<NodeId, Progress>,

@@ -8,6 +8,7 @@ use crate::types::{LogIndex, Millis, NodeId};
 /// A transfer under way. Meanwhile nothing new is appended, or the target
 /// might never have caught up (C6).
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Transfer {
     target: Option<NodeId>,
     pub(super) deadline: Millis,

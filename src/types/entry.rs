@@ -9,6 +9,7 @@ use super::{LogIndex, Membership, Term};
 
 /// One element of the Raft log.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Entry {
     /// Position, from 1, without gaps.
     pub index: LogIndex,
@@ -20,6 +21,7 @@ pub struct Entry {
 
 /// What an entry says.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub enum EntryPayload {
     /// A new leader's first entry: commits everything before it.
     Noop,

@@ -9,6 +9,7 @@ macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+        #[cfg_attr(feature = "sim", derive(serde::Serialize))]
         pub struct $name(pub u64);
 
         impl fmt::Display for $name {
@@ -77,6 +78,7 @@ impl Term {
 /// SHA-256 of its configured `node_id` string. Two names with one number are
 /// refused at join (`Membership::members` holds the names).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct NodeId(pub u64);
 
 impl fmt::Display for NodeId {
@@ -95,6 +97,7 @@ impl fmt::Debug for NodeId {
 /// so that an acknowledgement from a wiped or cloned directory cannot pass for
 /// one of its former self.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Incarnation(pub u64);
 
 impl fmt::Debug for Incarnation {

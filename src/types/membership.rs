@@ -16,6 +16,7 @@ use super::{Incarnation, NodeId};
 /// subset of `voters_outgoing`; every id in any set is a key of `members`, and
 /// every key of `members` is in some set.
 #[derive(Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Membership {
     /// Voters of the (incoming) configuration.
     pub voters: BTreeSet<NodeId>,
@@ -31,6 +32,7 @@ pub struct Membership {
 
 /// What the membership records of one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Member {
     /// The configured `node_id`.
     pub name: String,

@@ -8,6 +8,7 @@ use super::{Entry, LogIndex, Membership, NodeId, Sequence, Term};
 
 /// The part of the state a node must not forget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct HardState {
     /// Highest term seen.
     pub term: Term,
@@ -20,6 +21,7 @@ pub struct HardState {
 /// A durability point: completions arrive in `sequence` order; one of an older
 /// `accepted_term` never counts for entries of a newer (ABA, catalogue R17).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Mark {
     /// Term in which the write was requested.
     pub accepted_term: Term,
@@ -29,6 +31,7 @@ pub struct Mark {
 
 /// One atomic write to the log: everything in it becomes durable together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct LogWrite {
     /// New hard state; `None` keeps the last one.
     pub hard_state: Option<HardState>,
@@ -44,6 +47,7 @@ pub struct LogWrite {
 
 /// What a snapshot covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct SnapshotMeta {
     /// Last log position it includes.
     pub index: LogIndex,
