@@ -2,6 +2,8 @@
 
 pub mod types;
 
+pub mod sync;
+
 pub mod codec;
 
 pub mod raft;

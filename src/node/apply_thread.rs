@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
 
 use crate::store::{Store, View};
+use crate::sync::queue::{Receiver, Sender};
 use crate::types::{Entry, LogIndex, Outcome, SnapshotMeta};
 
 use super::board::Board;
-use super::event::{DueWaiters, ProposalReply, ReadReply};
+use super::event::{DueWaiters, Event, EventSender, ProposalReply, ReadReply};
 use super::failure::Failure;
 use super::options::SnapshotThresholds;
 use super::snapshots::Snapshots;
@@ -45,6 +45,7 @@ pub(super) struct ApplyThread {
     pub snapshots: Arc<Snapshots>,
     pub thresholds: SnapshotThresholds,
     pub failure: Arc<Failure>,
+    pub events: EventSender,
     pub state: ApplyState,
 }
 
@@ -88,11 +89,13 @@ impl ApplyState {
 impl ApplyThread {
     pub fn run(mut self) -> Store {
         while !self.state.stopping {
-            let Ok(first) = self.commands.recv() else {
+            let Some(first) = self.commands.recv() else {
                 break;
             };
             if let Err(reason) = self.turn(first) {
                 self.failure.report(&reason);
+                // The core must not go on committing what nobody applies.
+                self.events.send(Event::Stop);
                 break;
             }
         }

@@ -69,12 +69,10 @@ impl Inner {
         match tokio::time::timeout(COMMIT_WAIT, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
-                Err(self
-                    .failure
-                    .error()
-                    .unwrap_or_else(|| PhysicalError::OutcomeUnknown {
-                        reason: "the node stopped before it was committed".into(),
-                    }))
+                // It may be in the log: whatever ended the node, this is open.
+                Err(PhysicalError::OutcomeUnknown {
+                    reason: format!("the node stopped before it was applied: {}", self.stopped()),
+                })
             }
             Err(_) => Err(PhysicalError::OutcomeUnknown {
                 reason: format!("not committed within {} s", COMMIT_WAIT.as_secs()),

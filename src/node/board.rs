@@ -2,12 +2,11 @@
 //! any number of readers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use arc_swap::ArcSwap;
 
 use crate::physical::{BoxFuture, PhysicalError, Reader};
 use crate::store::View;
+use crate::sync::ArcSwap;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::LogIndex;
 
 impl Reader for View {

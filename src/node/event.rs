@@ -6,15 +6,13 @@
 //! So nothing inside the node ever blocks on this queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::membership::autopilot::AutopilotConfig;
 use crate::physical::PhysicalError;
 use crate::raft::Rejection;
 use crate::raft::message::Message;
+use crate::sync::permits::{Permit, Permits};
+use crate::sync::{oneshot, queue};
 use crate::types::{
     Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome, SnapshotMeta, Term,
 };
@@ -38,7 +36,12 @@ pub(super) enum Event {
         reply: oneshot::Sender<Result<NodeId, Rejection>>,
     },
     /// From a peer.
-    Message { from: NodeId, message: Message },
+    Message {
+        from: NodeId,
+        message: Message,
+        /// Counts it while it is queued.
+        _permit: Permit,
+    },
     /// From the WAL thread.
     Durable(Mark),
     /// From the snapshotter.
@@ -79,7 +82,7 @@ pub(super) struct ProposalReply {
     /// false for membership changes, which another leader may complete.
     pub displaced_is_undone: bool,
     /// Held until answered: bounds what is in flight.
-    pub _permit: Option<OwnedSemaphorePermit>,
+    pub _permit: Option<Permit>,
 }
 
 impl ProposalReply {
@@ -129,19 +132,23 @@ pub(super) type DueWaiters = Vec<(LogIndex, ProposalReply)>;
 /// The sending side of the raft thread's queue.
 #[derive(Clone)]
 pub(super) struct EventSender {
-    queue: mpsc::Sender<Event>,
-    /// Messages of peers in the queue.
-    messages: Arc<AtomicUsize>,
-    permits: Arc<Semaphore>,
+    queue: queue::Sender<Event>,
+    callers: Permits,
+    messages: Permits,
 }
 
 impl EventSender {
-    pub fn new() -> (Self, mpsc::Receiver<Event>) {
-        let (queue, receiver) = mpsc::channel();
+    pub fn new() -> (Self, queue::Receiver<Event>) {
+        Self::bounded(CALLERS_MAX, MESSAGES_MAX)
+    }
+
+    /// With room for so many callers and messages of peers.
+    pub fn bounded(callers_max: usize, messages_max: usize) -> (Self, queue::Receiver<Event>) {
+        let (queue, receiver) = queue::channel();
         let sender = Self {
             queue,
-            messages: Arc::new(AtomicUsize::new(0)),
-            permits: Arc::new(Semaphore::new(CALLERS_MAX)),
+            callers: Permits::new(callers_max),
+            messages: Permits::new(messages_max),
         };
         (sender, receiver)
     }
@@ -154,16 +161,13 @@ impl EventSender {
     /// A message of a peer; dropped when too many are queued, as a network
     /// would.
     pub fn deliver(&self, from: NodeId, message: Message) {
-        if self.messages.fetch_add(1, Ordering::Relaxed) >= MESSAGES_MAX {
-            self.messages.fetch_sub(1, Ordering::Relaxed);
-            return;
+        if let Some(_permit) = self.messages.take() {
+            self.send(Event::Message {
+                from,
+                message,
+                _permit,
+            });
         }
-        self.send(Event::Message { from, message });
-    }
-
-    /// The raft thread took a message from the queue.
-    pub fn message_taken(&self) {
-        self.messages.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Proposes; the receiver is told the outcome.
@@ -174,7 +178,7 @@ impl EventSender {
         &self,
         command: &Command,
     ) -> Result<oneshot::Receiver<ProposalResult>, PhysicalError> {
-        let permit = self.permit()?;
+        let permit = self.callers.take().ok_or(PhysicalError::Busy)?;
         let (outcome, receiver) = oneshot::channel();
         self.send_proposal(command, None, outcome, Some(permit))?;
         Ok(receiver)
@@ -239,18 +243,12 @@ impl EventSender {
         Ok(receiver)
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, PhysicalError> {
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| PhysicalError::Busy)
-    }
-
     fn send_proposal(
         &self,
         command: &Command,
         accepted: Option<oneshot::Sender<Result<(), PhysicalError>>>,
         outcome: oneshot::Sender<ProposalResult>,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<Permit>,
     ) -> Result<(), PhysicalError> {
         self.send_or_stopped(Event::Propose(Proposal {
             payload: EntryPayload::Command(crate::codec::encode_command(command)),

@@ -1,9 +1,10 @@
 //! The latch for a broken environment: the first failure of the disk stops the
 //! node for good (D-004).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::physical::PhysicalError;
+use crate::sync::OnceLock;
 
 /// Called once, from the thread that met the failure, with its words.
 pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;

@@ -20,6 +20,7 @@ use crate::store::Store;
 use crate::types::{ClusterId, NodeId};
 
 use super::board::Board;
+use super::clock::Clock;
 use super::error::NodeError;
 use super::event::{Event, EventSender};
 use super::failure::Failure;
@@ -27,7 +28,6 @@ use super::identity::DirectoryIdentity;
 use super::lifecycle::{Lifecycle, refused};
 use super::network::{ForwardHandler, ForwardSlot};
 use super::options::NodeOptions;
-use super::raft_thread::Clock;
 use super::recovery::recover;
 use super::snapshots::Snapshots;
 use super::standing::StatusBoard;

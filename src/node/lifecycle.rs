@@ -2,14 +2,14 @@
 //! unseal and seal. Consensus runs only between start and stop; in between the
 //! store stays readable.
 
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::network::{Alone, Connected, Departures, Greetings, PeerHandler, Peers};
+use super::network::{Alone, Connected, Departures, Greetings, PeerHandler};
 use crate::peer::{Hello, PeerTls, Transport, TransportOptions};
 use crate::physical::{JoinGrant, PhysicalError};
 use crate::store::Store;
+use crate::sync::queue::Receiver;
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, NodeId};
 use crate::wal::{Identity, Wal};
 
@@ -17,6 +17,7 @@ use super::event::{Event, EventSender};
 use super::handle::{Facts, Inner, Network, Running};
 use super::identity::node_number;
 use super::options::Timings;
+use super::peers::Peers;
 use super::recovery::{Recovery, recover};
 use super::stream::Incoming;
 use super::threads::{Foundation, Threads, config};
@@ -49,8 +50,7 @@ impl Inner {
         let recovery = self.recover(store, &mut lifecycle).await?;
         let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
         let (events, receiver) = EventSender::new();
-        let foundation =
-            self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events)?;
+        let foundation = self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events);
         self.run(&mut lifecycle, foundation, receiver, recovery, None)?;
         let mut leadership = self.leadership.subscribe();
         let leads = leadership.wait_for(|leadership| leadership.is_leader);
@@ -163,7 +163,7 @@ impl Inner {
             runtime: tokio::runtime::Handle::current(),
             departures: Departures::default(),
         };
-        let foundation = self.foundation(self.options.timings, Arc::new(connected), events)?;
+        let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
         let network = Network { transport, tls };
         self.run(lifecycle, foundation, receiver, recovery, Some(network))
     }
@@ -173,10 +173,9 @@ impl Inner {
         timings: Timings,
         peers: Arc<dyn Peers>,
         events: EventSender,
-    ) -> Result<Foundation, PhysicalError> {
-        let config = config(self.identity.id, timings, self.options.trailing_entries);
-        Ok(Foundation {
-            config: config.map_err(|reason| PhysicalError::Failed { reason })?,
+    ) -> Foundation {
+        Foundation {
+            config: config(self.identity.id, timings, self.options.trailing_entries),
             thresholds: self.options.snapshot,
             autopilot: self
                 .autopilot
@@ -190,7 +189,7 @@ impl Inner {
             leadership: Arc::clone(&self.leadership),
             peers,
             events,
-        })
+        }
     }
 
     fn run(

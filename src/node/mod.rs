@@ -30,6 +30,10 @@ mod event;
 
 mod board;
 
+mod clock;
+
+mod peers;
+
 mod ports;
 
 mod standing;

@@ -14,22 +14,9 @@ use crate::types::{LogIndex, Member, Membership, NodeId};
 
 use super::board::Board;
 use super::event::{Event, EventSender};
+use super::peers::Peers;
 use super::snapshots::Snapshots;
 use super::stream::{Incoming, Outgoing};
-
-/// Sends to peers; never blocks.
-pub(super) trait Peers: Send + Sync {
-    /// Sends, or drops.
-    fn send(&self, to: NodeId, message: Message);
-    /// Streams the newest snapshot; reports the end as an event.
-    fn stream_snapshot(&self, to: NodeId);
-    /// Another membership is active.
-    fn set_members(&self, index: LogIndex, membership: &Membership);
-    /// What a node said of its API, if it has said hello.
-    fn api_address(&self, id: NodeId) -> Option<String>;
-    /// Where a node said it listens, if it has said hello.
-    fn cluster_address(&self, id: NodeId) -> Option<String>;
-}
 
 /// Called with the stream of a peer that forwards requests.
 pub type ForwardHandler = Arc<dyn Fn(Hello, PeerStream) -> BoxFuture<'static, ()> + Send + Sync>;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use crate::physical::PhysicalError;
 use crate::raft::message::Message;
 use crate::raft::{Rejection, RequestId};
+use crate::sync::oneshot;
+use crate::sync::queue::Sender;
 use crate::types::{
     Entry, LogIndex, LogWrite, Mark, Membership, NodeId, Outcome, SnapshotMeta, Term,
 };
@@ -18,7 +19,7 @@ use super::board::Board;
 use super::driver;
 use super::event::{DueWaiters, ProposalReply, ReadReply, Waiter, refusal};
 use super::failure::Failure;
-use super::network::Peers;
+use super::peers::Peers;
 use super::snapshots::Snapshots;
 use super::wal_thread::{WalCommand, chain};
 
@@ -63,7 +64,7 @@ pub(super) struct Pending {
     /// In the log, by position; two of one position differ in term.
     waiters: BTreeMap<LogIndex, Vec<Waiter>>,
     rounds: BTreeMap<RequestId, Vec<ReadReply>>,
-    transfers: BTreeMap<RequestId, tokio::sync::oneshot::Sender<Result<NodeId, Rejection>>>,
+    transfers: BTreeMap<RequestId, oneshot::Sender<Result<NodeId, Rejection>>>,
 }
 
 impl Pending {
@@ -92,10 +93,7 @@ impl Pending {
     }
 
     /// Names a transfer.
-    pub fn add_transfer(
-        &mut self,
-        reply: tokio::sync::oneshot::Sender<Result<NodeId, Rejection>>,
-    ) -> RequestId {
+    pub fn add_transfer(&mut self, reply: oneshot::Sender<Result<NodeId, Rejection>>) -> RequestId {
         let id = self.next_request();
         self.transfers.insert(id, reply);
         id
@@ -145,17 +143,17 @@ impl Pending {
 
     /// The raft thread ends: nobody will be answered any more. What was never
     /// appended is certainly not done; the rest stays unknown.
-    pub fn close(&mut self) {
+    pub fn close(&mut self, error: &PhysicalError) {
         for reply in std::mem::take(&mut self.proposals).into_values() {
-            reply.finish(Err(PhysicalError::NotRunning));
+            reply.finish(Err(error.clone()));
         }
         for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
             waiter.reply.finish(Err(PhysicalError::OutcomeUnknown {
-                reason: "the node was sealed before it was committed".into(),
+                reason: format!("the node stopped before it was committed: {error}"),
             }));
         }
         for reply in std::mem::take(&mut self.rounds).into_values().flatten() {
-            let _ = reply.send(Err(PhysicalError::NotRunning));
+            let _ = reply.send(Err(error.clone()));
         }
     }
 }

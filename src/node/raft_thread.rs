@@ -3,41 +3,27 @@
 //! whatever those do.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::membership::autopilot::{self, AutopilotConfig, Stability};
-use crate::physical::Leadership;
+use crate::physical::{Leadership, PhysicalError};
 use crate::raft::{Input, Role, Status};
+use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, MembershipChange, Millis};
 
+use super::clock::Clock;
 use super::driver::Driver;
-use super::event::{Event, EventSender, Proposal, ReadReply};
+use super::event::{Event, Proposal, ReadReply};
 use super::ports::RuntimePorts;
 use super::standing::{Standing, StatusBoard, leadership_of};
-
-/// Milliseconds since this process began to count.
-#[derive(Clone, Copy)]
-pub(super) struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn now(self) -> Millis {
-        Millis(u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-}
 
 /// Everything the thread owns.
 pub(super) struct RaftThread {
     pub driver: Driver,
     pub ports: RuntimePorts,
     pub events: Receiver<Event>,
-    pub sender: EventSender,
     pub status: Arc<StatusBoard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub policy: Policy,
@@ -71,8 +57,8 @@ impl RaftThread {
             let wait = self.deadline().0.saturating_sub(clock.now().0);
             match self.events.recv_timeout(Duration::from_millis(wait)) {
                 Ok(event) => self.turn(Some(event), clock.now()),
-                Err(RecvTimeoutError::Timeout) => self.turn(None, clock.now()),
-                Err(RecvTimeoutError::Disconnected) => self.progress.stopping = true,
+                Err(Nothing::Yet) => self.turn(None, clock.now()),
+                Err(Nothing::Ever) => self.progress.stopping = true,
             }
         }
         self.close();
@@ -139,8 +125,7 @@ impl RaftThread {
                 id: self.ports.pending.add_transfer(reply),
                 target,
             },
-            Event::Message { from, message } => {
-                self.sender.message_taken();
+            Event::Message { from, message, .. } => {
                 if !self.ports.acceptable(&message) {
                     return;
                 }
@@ -242,27 +227,24 @@ impl RaftThread {
 
     /// Answers everybody who still waits.
     fn close(mut self) {
-        let error = || {
-            self.ports
-                .failure
-                .error()
-                .unwrap_or(crate::physical::PhysicalError::NotRunning)
-        };
+        let failed = self.ports.failure.error();
+        let error = failed.unwrap_or(PhysicalError::NotRunning);
         for reply in std::mem::take(&mut self.progress.collecting) {
-            let _ = reply.send(Err(error()));
+            let _ = reply.send(Err(error.clone()));
         }
-        while let Ok(event) = self.events.try_recv() {
+        // In one step: who comes later is refused at once.
+        for event in self.events.close() {
             match event {
                 Event::Propose(Proposal { reply, .. }) | Event::Change { reply, .. } => {
-                    reply.finish(Err(error()));
+                    reply.finish(Err(error.clone()));
                 }
                 Event::Read(reply) => {
-                    let _ = reply.send(Err(error()));
+                    let _ = reply.send(Err(error.clone()));
                 }
                 _ => {}
             }
         }
-        self.ports.pending.close();
+        self.ports.pending.close(&error);
         let term = self.driver.status().term.0;
         self.leadership.send_modify(|leadership| {
             leadership.is_leader = false;

@@ -2,11 +2,12 @@
 //! the transport, published by the WAL thread, loaded by the apply thread.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::snapshot::{SnapshotDirectory, SnapshotError, SnapshotInfo, StagedSnapshot};
 use crate::store::{RestoreError, Store, View};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{ClusterId, LogIndex, SnapshotMeta, Term};
 
 use super::wal_thread::chain;

@@ -2,10 +2,10 @@
 //! time, never in the way of applying; a failure is reported and the log kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
 
 use crate::store::View;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::queue::{Receiver, Sender};
 
 use super::apply_thread::ApplyCommand;
 use super::event::{Event, EventSender};
@@ -23,7 +23,7 @@ pub(super) struct Snapshotter {
 
 impl Snapshotter {
     pub fn run(self) {
-        while let Ok(view) = self.views.recv() {
+        while let Some(view) = self.views.recv() {
             if self.stopping.load(Ordering::Relaxed) {
                 break;
             }

@@ -1,16 +1,15 @@
 //! What others may know of the core: its status, and who leads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use arc_swap::ArcSwap;
 
 use crate::physical::{Leadership, PeerInfo, ServerInfo};
 use crate::raft::{Role, Status};
+use crate::sync::ArcSwap;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{LogIndex, Membership, Millis, NodeId, Term};
 
 use super::driver::Driver;
-use super::network::Peers;
+use super::peers::Peers;
 
 /// The part of a status whose change is published at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,7 @@
 //! Starting the threads of a running node, and ending them in order.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::watch;
 
@@ -11,17 +9,21 @@ use crate::membership::autopilot::{AutopilotConfig, Stability};
 use crate::physical::Leadership;
 use crate::raft::{Config, Raft};
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::queue::{self, Receiver};
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::types::{LogIndex, Millis, NodeId};
 
 use super::apply_thread::{ApplyState, ApplyThread};
 use super::board::Board;
+use super::clock::Clock;
 use super::driver::Driver;
 use super::event::{Event, EventSender};
 use super::failure::Failure;
-use super::network::Peers;
 use super::options::{SnapshotThresholds, Timings};
+use super::peers::Peers;
 use super::ports::{Pending, RuntimePorts};
-use super::raft_thread::{Clock, Policy, Progress, RaftThread};
+use super::raft_thread::{Policy, Progress, RaftThread};
 use super::recovery::Recovery;
 use super::snapshots::Snapshots;
 use super::snapshotter::Snapshotter;
@@ -79,9 +81,9 @@ impl Parts {
             .map_or(LogIndex(0), |meta| meta.index);
         let raft = Raft::new(foundation.config.clone(), recovery.recovered, now);
         let raft = raft.map_err(|error| chain(&error))?;
-        let (wal_sender, wal_receiver) = mpsc::channel();
-        let (apply_sender, apply_receiver) = mpsc::channel();
-        let (view_sender, view_receiver) = mpsc::channel();
+        let (wal_sender, wal_receiver) = queue::channel();
+        let (apply_sender, apply_receiver) = queue::channel();
+        let (view_sender, view_receiver) = queue::channel();
         let stopping = Arc::new(AtomicBool::new(false));
         let ports = RuntimePorts {
             wal: wal_sender,
@@ -108,6 +110,7 @@ impl Parts {
             snapshots: Arc::clone(&foundation.snapshots),
             thresholds: foundation.thresholds,
             failure: Arc::clone(&foundation.failure),
+            events: foundation.events.clone(),
             state: ApplyState::after(snapshot_index),
         };
         let snapshotter = Snapshotter {
@@ -148,10 +151,10 @@ impl Threads {
             stopping,
         } = Parts::new(foundation, queue, store, recovery, clock.now())?;
         Ok(Self {
-            wal: spawn("wal", || wal.run())?,
-            apply: spawn("apply", || apply.run())?,
-            snapshotter: spawn("snapshotter", || snapshotter.run())?,
-            raft: spawn("raft", move || raft.run(clock))?,
+            wal: foundation.spawn("wal", || wal.run())?,
+            apply: foundation.spawn("apply", || apply.run())?,
+            snapshotter: foundation.spawn("snapshotter", || snapshotter.run())?,
+            raft: foundation.spawn("raft", move || raft.run(clock))?,
             stopping,
         })
     }
@@ -178,7 +181,6 @@ fn raft_thread(
         driver,
         ports,
         events: queue,
-        sender: foundation.events.clone(),
         status: Arc::clone(&foundation.status),
         leadership: Arc::clone(&foundation.leadership),
         policy: Policy {
@@ -190,29 +192,49 @@ fn raft_thread(
     }
 }
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, String> {
-    Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| format!("start thread {name}: {error}"))
+impl Foundation {
+    fn spawn<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, String> {
+        let watch = Watch {
+            name,
+            failure: Arc::clone(&self.failure),
+            events: self.events.clone(),
+        };
+        let watched = move || {
+            let _watch = watch;
+            work()
+        };
+        Builder::new()
+            .name(name.to_owned())
+            .spawn(watched)
+            .map_err(|error| format!("start thread {name}: {error}"))
+    }
+}
+
+/// Ends the node when a thread ends in a panic: the others would wait for it,
+/// and their callers for them.
+struct Watch {
+    name: &'static str,
+    failure: Arc<Failure>,
+    events: EventSender,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failure
+                .report(&format!("the thread {} ended in a panic", self.name));
+            self.events.send(Event::Stop);
+        }
+    }
 }
 
 /// What the core is told of a node's options.
-///
-/// # Errors
-/// The system gives no random bytes.
-pub(super) fn config(
-    id: NodeId,
-    timings: Timings,
-    trailing_entries: u64,
-) -> Result<Config, String> {
-    // Nodes must not draw the same timeouts; nothing else depends on it.
-    let mut seed = [0; 8];
-    aws_lc_rs::rand::fill(&mut seed).map_err(|_| "draw a seed: no random bytes".to_owned())?;
-    Ok(Config {
+pub(super) fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Config {
+    Config {
         id,
         election_timeout_min: timings.election_min,
         election_timeout_max: timings.election_max,
@@ -223,6 +245,8 @@ pub(super) fn config(
         uncommitted_bytes_max: 64 << 20,
         cache_bytes_max: 64 << 20,
         trailing_entries,
-        seed: u64::from_le_bytes(seed),
-    })
+        // Nodes must not draw the same timeouts; nothing else depends on it.
+        // The standard library keys every state from the system's entropy.
+        seed: RandomState::new().hash_one(id),
+    }
 }

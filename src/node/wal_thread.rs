@@ -6,9 +6,9 @@
 //! left behind is unknown, so nothing may be written after it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, LogWrite, Mark};
 use crate::wal::Wal;
 
@@ -59,17 +59,17 @@ impl WalThread {
             let first = if unmarked {
                 match self.commands.recv_timeout(IDLE_BEFORE_MARK) {
                     Ok(command) => command,
-                    Err(RecvTimeoutError::Timeout) => {
+                    Err(Nothing::Yet) => {
                         self.wal.mark_idle().map_err(|error| chain(&error))?;
                         unmarked = false;
                         continue;
                     }
-                    Err(RecvTimeoutError::Disconnected) => break,
+                    Err(Nothing::Ever) => break,
                 }
             } else {
                 match self.commands.recv() {
-                    Ok(command) => command,
-                    Err(_) => break,
+                    Some(command) => command,
+                    None => break,
                 }
             };
             let group = self.gather(first);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::codec;
 use crate::disk::DiskError;
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{Entry, LogIndex};
 
 use super::batch::{BatchId, ClosedBatch, Records};

@@ -4,9 +4,10 @@
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::disk::{Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
+use crate::sync::{Mutex, MutexGuard};
 
 use super::batch::{BatchId, WriteBuffer};
 use super::format::{SealRow, SegmentHeader};

@@ -6,14 +6,15 @@ use crate::source::{is_test_file, product_code_of};
 
 /// Module → what it may name of this crate. A target with `::` allows only
 /// that submodule. `cli` and `config` may use anything and are not listed.
-const TABLE: [(&str, &[&str]); 17] = [
+const TABLE: [(&str, &[&str]); 18] = [
     ("types", &[]),
+    ("sync", &[]),
     ("codec", &["types"]),
     ("raft", &["types", "codec"]),
     ("store", &["types", "codec"]),
     ("membership", &["types", "codec"]),
     ("disk", &["types"]),
-    ("wal", &["types", "codec", "disk"]),
+    ("wal", &["types", "sync", "codec", "disk"]),
     ("snapshot", &["types", "codec", "disk"]),
     ("peer", &["types", "codec", "raft::message", "membership"]),
     (
@@ -24,6 +25,7 @@ const TABLE: [(&str, &[&str]); 17] = [
         "node",
         &[
             "types",
+            "sync",
             "codec",
             "raft",
             "store",

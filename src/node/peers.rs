@@ -1,0 +1,18 @@
+//! The other members, as the raft thread sees them.
+
+use crate::raft::message::Message;
+use crate::types::{LogIndex, Membership, NodeId};
+
+/// Sends to peers; never blocks.
+pub(super) trait Peers: Send + Sync {
+    /// Sends, or drops.
+    fn send(&self, to: NodeId, message: Message);
+    /// Streams the newest snapshot; reports the end as an event.
+    fn stream_snapshot(&self, to: NodeId);
+    /// Another membership is active.
+    fn set_members(&self, index: LogIndex, membership: &Membership);
+    /// What a node said of its API, if it has said hello.
+    fn api_address(&self, id: NodeId) -> Option<String>;
+    /// Where a node said it listens, if it has said hello.
+    fn cluster_address(&self, id: NodeId) -> Option<String>;
+}
