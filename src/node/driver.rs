@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::raft::message::Message;
-use crate::raft::{Effect, Input, Raft, Rejection, RequestId, Status};
+use crate::raft::{Divergence, Effect, Input, Mismatch, Raft, Rejection, RequestId, Status};
 use crate::types::{
     Entry, LogIndex, LogWrite, Mark, Membership, Millis, NodeId, Sequence, SnapshotMeta, Term,
 };
@@ -53,6 +53,10 @@ pub trait Machine {
     /// Replaces the state by this durable snapshot's; answered by
     /// [`Input::Applied`].
     fn restore_snapshot(&mut self, meta: SnapshotMeta);
+    /// A peer's state differs from this leader's: somebody should look.
+    fn mismatched(&mut self, mismatch: Mismatch);
+    /// The state is wrong: nothing of it may be served any more.
+    fn diverged(&mut self, divergence: Divergence);
 }
 
 /// Those who asked for something.
@@ -234,6 +238,8 @@ impl Driver {
             Effect::StreamSnapshot { to } => ports.stream_snapshot(to),
             Effect::Purge { through } => ports.purge(through),
             Effect::MembershipActive { index, membership } => ports.set_members(index, membership),
+            Effect::DigestMismatch(mismatch) => ports.mismatched(mismatch),
+            Effect::Diverged(divergence) => ports.diverged(divergence),
         }
     }
 }

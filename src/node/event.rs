@@ -283,15 +283,19 @@ pub(super) fn refusal(rejection: Rejection) -> PhysicalError {
     match rejection {
         Rejection::NotLeader { .. } => PhysicalError::NotLeader,
         // Nothing was begun: the caller may simply try again.
-        Rejection::Busy { .. } | Rejection::ChangeInProgress => PhysicalError::Busy,
-        Rejection::InvalidChange(reason) | Rejection::InvalidTarget(reason) => {
-            PhysicalError::Refused { reason }
-        }
-        Rejection::Transferring | Rejection::Unconfirmed | Rejection::Removed => {
-            PhysicalError::Unavailable {
-                reason: rejection.to_string(),
-            }
-        }
+        Rejection::Busy { .. } | Rejection::ChangeInProgress { .. } => PhysicalError::Busy,
+        Rejection::InvalidChange(_) | Rejection::InvalidTarget(_) => PhysicalError::Refused {
+            reason: rejection.to_string(),
+        },
+        Rejection::Diverged(_) => PhysicalError::Failed {
+            reason: rejection.to_string(),
+        },
+        Rejection::NotCaughtUp { .. }
+        | Rejection::Transferring
+        | Rejection::Unconfirmed
+        | Rejection::Removed => PhysicalError::Unavailable {
+            reason: rejection.to_string(),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::physical::{JoinRequest, PhysicalError};
-use crate::raft::{Rejection, Status};
+use crate::raft::Status;
 use crate::types::{Incarnation, Member, MembershipChange, Millis, NodeId};
 
 use super::event::{EventSender, refusal};
@@ -45,9 +45,6 @@ impl Inner {
         let mut leadership = self.leadership.subscribe();
         let target = match events.transfer(None)?.await {
             Ok(Ok(target)) => target,
-            Ok(Err(Rejection::InvalidTarget(reason))) => {
-                return Err(PhysicalError::Refused { reason });
-            }
             Ok(Err(rejection)) => return Err(refusal(rejection)),
             Err(_) => return Err(PhysicalError::NotRunning),
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::physical::PhysicalError;
 use crate::raft::message::Message;
-use crate::raft::{Rejection, RequestId};
+use crate::raft::{Divergence, Mismatch, Rejection, RequestId};
 use crate::sync::oneshot;
 use crate::sync::queue::Sender;
 use crate::types::{
@@ -208,6 +208,15 @@ impl driver::Machine for RuntimePorts {
     fn restore_snapshot(&mut self, meta: SnapshotMeta) {
         self.pending.covered(meta.index);
         let _ = self.apply.send(ApplyCommand::Restore(meta));
+    }
+
+    fn mismatched(&mut self, mismatch: Mismatch) {
+        tracing::error!(%mismatch, "two replicas differ");
+    }
+
+    /// As with a failed disk: what this node would say is not to be trusted.
+    fn diverged(&mut self, divergence: Divergence) {
+        self.failure.report(&divergence.to_string());
     }
 }
 

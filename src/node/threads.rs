@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::membership::autopilot::{AutopilotConfig, Stability};
 use crate::physical::Leadership;
-use crate::raft::{Config, Raft};
+use crate::raft::{Config, Raft, ReadMode};
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::queue::{self, Receiver};
@@ -245,6 +245,8 @@ pub(super) fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Con
         uncommitted_bytes_max: 64 << 20,
         cache_bytes_max: 64 << 20,
         trailing_entries,
+        read_mode: ReadMode::Quorum,
+        disk_stall_timeout: Millis(2 * timings.election_max.0),
         // Nodes must not draw the same timeouts; nothing else depends on it.
         // The standard library keys every state from the system's entropy.
         seed: RandomState::new().hash_one(id),

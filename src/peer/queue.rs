@@ -147,12 +147,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::types::{Entry, EntryPayload, LogIndex, Term};
+    use crate::types::{Entry, EntryPayload, LogIndex, Millis, Term};
 
     fn heartbeat() -> Message {
         Message::HeartbeatResponse {
             term: Term(1),
             read_context: 0,
+            patience: Millis(0),
+            checkpoints: Vec::new(),
         }
     }
 

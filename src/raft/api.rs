@@ -1,11 +1,13 @@
 //! The core's vocabulary: what goes in, what comes out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::raft::message::Message;
+use crate::raft::refusal::Rejection;
 use crate::types::{
-    Entry, EntryPayload, HardState, LogIndex, LogWrite, Mark, Membership, MembershipChange, Millis,
-    NodeId, SnapshotMeta, Term,
+    Checkpoint, Entry, EntryPayload, HardState, LogIndex, LogWrite, Mark, Membership,
+    MembershipChange, Millis, NodeId, SnapshotMeta, Term,
 };
 
 /// Fixed parameters of one core. Times are in milliseconds.
@@ -32,9 +34,30 @@ pub struct Config {
     /// Entries kept in the log before a new snapshot, so that a follower that
     /// was briefly away needs no snapshot.
     pub trailing_entries: u64,
+    /// How a leader makes sure that it still leads when it is asked to read.
+    pub read_mode: ReadMode,
+    /// A write that is not durable for so long means a stalled disk: a leader
+    /// hands over, others do not campaign.
+    pub disk_stall_timeout: Millis,
     /// Seed of the election timeouts and of the names of forwarded reads: must
     /// differ between starts of a node, or late answers could be mistaken.
     pub seed: u64,
+}
+
+/// How a leader confirms a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// A quorum answers a heartbeat that left after the read arrived. No clock
+    /// is trusted.
+    #[default]
+    Quorum,
+    /// Without asking, while a lease from an earlier round of heartbeats runs.
+    /// Holds only as far as the drift bound does: see `lease`.
+    Lease {
+        /// By how much the clock of one member may run faster than another's,
+        /// in thousandths.
+        drift_permille: u32,
+    },
 }
 
 /// What the disk held when the node started.
@@ -49,69 +72,6 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// Highest index the store already holds (at least the snapshot's).
     pub applied_index: LogIndex,
-}
-
-/// What was found on the disk contradicts itself: the node must not start,
-/// because entries it acknowledged may be gone.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecoverError {
-    /// Entries do not follow each other.
-    #[error("recover log: entry {index} of term {term} is followed by {next_index} of {next_term}")]
-    Inconsecutive {
-        /// Position of an entry.
-        index: LogIndex,
-        /// Its term.
-        term: Term,
-        /// Position of the entry after it.
-        next_index: LogIndex,
-        /// Its term.
-        next_term: Term,
-    },
-    /// Entries between the snapshot and the log are missing.
-    #[error("recover log: it begins at {first}, the snapshot ends at {snapshot}")]
-    Gap {
-        /// First position of the log.
-        first: LogIndex,
-        /// Last position of the snapshot; 0 without one.
-        snapshot: LogIndex,
-    },
-    /// The hard state knows entries to be committed that are not here: the
-    /// log's tail is lost.
-    #[error("recover log: {commit} is committed, but the log ends at {last}: its tail is lost")]
-    CommitBeyondLog {
-        /// The durable commit index.
-        commit: LogIndex,
-        /// The end of the log.
-        last: LogIndex,
-    },
-    /// The log holds entries of a term the hard state never saw.
-    #[error("recover log: it ends in term {last_term}, the hard state knows only {term}")]
-    TermBeyondHardState {
-        /// Term of the last entry.
-        last_term: Term,
-        /// The durable term.
-        term: Term,
-    },
-    /// The store claims to hold what the log does not, or less than the
-    /// snapshot.
-    #[error("recover store: it holds {applied}, the snapshot {snapshot} and the log {last}")]
-    AppliedOutside {
-        /// What the store holds.
-        applied: LogIndex,
-        /// The snapshot's end.
-        snapshot: LogIndex,
-        /// The log's end.
-        last: LogIndex,
-    },
-    /// A membership whose sets do not fit together.
-    #[error("recover membership at {index}: its sets do not fit together")]
-    BadMembership {
-        /// Its position.
-        index: LogIndex,
-    },
-    /// Parameters with which no cluster can work.
-    #[error("raft parameters: {0}")]
-    BadConfig(&'static str),
 }
 
 /// Names a proposal or a membership change of this node; never reused within
@@ -176,6 +136,19 @@ pub enum Input {
     },
     /// The connection to a peer was lost or refused.
     Unreachable(NodeId),
+    /// The store's digest at a position that every replica reports: a multiple
+    /// of an interval that all share.
+    Checkpoint(Checkpoint),
+    /// An authenticated member showed this node a committed membership, while
+    /// it refused to speak with it. Believed only when it is newer than all
+    /// this node knows to be committed, and only in that it names this node no
+    /// more: a node that was down while it was removed learns it so.
+    CommittedMembership {
+        /// Position of its entry.
+        index: LogIndex,
+        /// What is committed there.
+        membership: Arc<Membership>,
+    },
 }
 
 /// What the core wants done, in this order.
@@ -275,45 +248,49 @@ pub enum Effect {
         /// Position of its entry (or of the snapshot that carries it).
         index: LogIndex,
         /// The membership.
-        membership: std::sync::Arc<Membership>,
+        membership: Arc<Membership>,
     },
+    /// A peer's state differs from this leader's. Who is wrong is decided by
+    /// the majority ([`Effect::Diverged`] there, then); with two replicas
+    /// nobody can tell.
+    DigestMismatch(Mismatch),
+    /// This node's state differs from what a majority of the voters agree on:
+    /// it has stopped applying, reading and leading for good. Its process must
+    /// serve nothing more, and its data directory must not be used again.
+    Diverged(Divergence),
 }
 
-/// Why a request was not begun.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// Only the leader can do this.
-    #[error("this node is not the leader")]
-    NotLeader {
-        /// Who is, as far as known.
-        leader: Option<NodeId>,
-    },
-    /// Too many uncommitted bytes; try again.
-    #[error("{bytes} uncommitted bytes are in flight, at most {max}: try again")]
-    Busy {
-        /// In flight now.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// Leadership is being handed over; try again.
-    #[error("leadership is being transferred: try again")]
-    Transferring,
-    /// Another membership change is under way.
-    #[error("a membership change is in progress: try again when it is committed")]
-    ChangeInProgress,
-    /// The change makes no sense.
-    #[error("membership change refused: {0}")]
-    InvalidChange(String),
-    /// Leadership could not be confirmed in time (no quorum, or lost).
-    #[error("leadership could not be confirmed by a quorum")]
-    Unconfirmed,
-    /// There is no such voter, or none that could take over now.
-    #[error("leadership transfer refused: {0}")]
-    InvalidTarget(String),
-    /// The node was told by a committed membership that it is no member.
-    #[error("this node was removed from the cluster")]
-    Removed,
+/// A peer that applied the same entries and holds another state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the state of {peer} at position {index} is {theirs:032x}, here it is {own:032x}: one of the \
+     two replicas is wrong; if no node stops by itself, compare backups of both before one is \
+     replaced"
+)]
+pub struct Mismatch {
+    /// Whose.
+    pub peer: NodeId,
+    /// Where.
+    pub index: LogIndex,
+    /// This node's digest.
+    pub own: u128,
+    /// The peer's.
+    pub theirs: u128,
+}
+
+/// This node differs from a majority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the state of this node at position {index} is {own:032x}, a majority agrees on {agreed:032x}: \
+     remove this node from the cluster and let it join with an empty directory"
+)]
+pub struct Divergence {
+    /// Where.
+    pub index: LogIndex,
+    /// This node's digest.
+    pub own: u128,
+    /// The majority's.
+    pub agreed: u128,
 }
 
 /// What a node is just now.
@@ -350,11 +327,21 @@ pub struct Status {
     /// Term of the last entry.
     pub last_term: Term,
     /// The active membership and its position.
-    pub membership: std::sync::Arc<Membership>,
+    pub membership: Arc<Membership>,
     /// Position of the active membership.
     pub membership_index: LogIndex,
     /// A committed membership does not name this node (which was a member).
     pub removed: bool,
+    /// The state differs from a majority's: nothing is served any more.
+    pub diverged: Option<Divergence>,
+    /// The newest checkpoint on which a majority of the voters agrees.
+    pub agreed: Option<Checkpoint>,
+    /// The oldest write has been waiting for the disk for too long.
+    pub disk_stalled: bool,
+    /// Leader only: reads need no confirmation before then.
+    pub lease_until: Option<Millis>,
+    /// Writes held until it is known who leads next.
+    pub held_count: usize,
     /// Leader only: what is known of each peer.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
@@ -370,4 +357,6 @@ pub struct PeerStatus {
     pub last_contact: Option<Millis>,
     /// A snapshot is on its way.
     pub snapshot_in_flight: bool,
+    /// Its state differs from this leader's.
+    pub mismatch: Option<Mismatch>,
 }

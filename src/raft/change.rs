@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::raft::ChangeError;
 use crate::types::{Member, Membership, MembershipChange, NodeId};
 
 /// What a list of wishes amounts to.
@@ -19,8 +20,11 @@ pub(super) enum Plan {
 /// What to append for these wishes.
 ///
 /// # Errors
-/// A sentence naming the member and the contradiction.
-pub(super) fn plan(current: &Membership, changes: &[MembershipChange]) -> Result<Plan, String> {
+/// The member and the contradiction.
+pub(super) fn plan(
+    current: &Membership,
+    changes: &[MembershipChange],
+) -> Result<Plan, ChangeError> {
     assert!(
         !current.is_joint(),
         "plan a change inside a joint membership"
@@ -33,7 +37,7 @@ pub(super) fn plan(current: &Membership, changes: &[MembershipChange]) -> Result
         return Ok(Plan::Nothing);
     }
     if target.voters.is_empty() {
-        return Err("it would leave no voter".to_owned());
+        return Err(ChangeError::NoVoterLeft);
     }
     let differing = current.voters.symmetric_difference(&target.voters).count();
     if differing <= 1 {
@@ -45,14 +49,12 @@ pub(super) fn plan(current: &Membership, changes: &[MembershipChange]) -> Result
         _ => false,
     };
     if let Some(id) = current.voters.iter().find(reborn) {
-        return Err(format!(
-            "voter {id} has a new incarnation: replace it alone, not with other voters"
-        ));
+        return Err(ChangeError::RebornVoter(*id));
     }
     Ok(Plan::Joint(enter(current, target)))
 }
 
-fn apply_one(target: &mut Membership, change: &MembershipChange) -> Result<(), String> {
+fn apply_one(target: &mut Membership, change: &MembershipChange) -> Result<(), ChangeError> {
     match change {
         MembershipChange::AddLearner { id, member } => add_learner(target, *id, member),
         MembershipChange::Promote(id) => {
@@ -77,11 +79,11 @@ fn apply_one(target: &mut Membership, change: &MembershipChange) -> Result<(), S
     Ok(())
 }
 
-fn known(target: &mut Membership, id: NodeId) -> Result<&mut Member, String> {
+fn known(target: &mut Membership, id: NodeId) -> Result<&mut Member, ChangeError> {
     target
         .members
         .get_mut(&id)
-        .ok_or_else(|| format!("{id} is not a member"))
+        .ok_or(ChangeError::UnknownMember(id))
 }
 
 fn add_learner(target: &mut Membership, id: NodeId, member: &Member) {

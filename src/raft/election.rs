@@ -16,7 +16,8 @@ pub(super) type Votes = BTreeMap<NodeId, bool>;
 impl Raft {
     pub(super) fn on_election_timeout(&mut self) {
         self.reset_election_deadline();
-        if self.may_campaign() {
+        // A leader that cannot write is none (W13).
+        if self.may_campaign() && !self.is_disk_stalled() {
             self.start_pre_vote();
         }
     }
@@ -24,7 +25,10 @@ impl Raft {
     /// Whether this node has a vote in a membership that may still count. A
     /// learner never campaigns (E12), nor does a node that knows no membership.
     pub(super) fn may_campaign(&self) -> bool {
-        self.memberships.may_campaign(self.config.id) && self.term.0 < NUMBER_MAX
+        self.memberships.may_campaign(self.config.id)
+            && self.term.0 < NUMBER_MAX
+            && self.shown_out <= self.log.commit()
+            && self.digests.diverged.is_none()
     }
 
     pub(super) fn reset_election_deadline(&mut self) {
@@ -76,7 +80,18 @@ impl Raft {
         }
     }
 
-    pub(super) fn on_vote_request(&mut self, from: NodeId, term: Term, pre: bool, end: Position) {
+    /// `asked_for`: by the leader itself, which ends its lease with it.
+    pub(super) fn on_vote_request(
+        &mut self,
+        from: NodeId,
+        (term, end): (Term, Position),
+        pre: bool,
+        asked_for: bool,
+    ) {
+        let leads = matches!(self.state, State::Leader(_));
+        if !asked_for && !leads && self.trusts_leader(from) {
+            return;
+        }
         let free = self.vote == Some(from)
             || (self.vote.is_none() && self.leader.is_none())
             || (pre && self.term < term);
@@ -94,20 +109,21 @@ impl Raft {
         self.outbox.send_after_everything(from, answer);
     }
 
-    /// Whether a leader was heard so recently that an election would only
-    /// disturb it. A node that is no member (any more) must wait longer (M12).
+    /// Whether a leader, of whatever term, was heard so recently that an
+    /// election would only disturb it; a lease counts on that. A node that just
+    /// started may have heard one and have forgotten it. A candidate that is no
+    /// member (any more) must wait longer (M12).
     pub(super) fn trusts_leader(&self, candidate: NodeId) -> bool {
-        let patience = if self.memberships.names(candidate) {
+        // It steps down by itself when it loses its quorum.
+        if matches!(self.state, State::Leader(_)) {
+            return true;
+        }
+        let patience = if self.leader.is_none() || self.memberships.names(candidate) {
             self.config.election_timeout_min
         } else {
             self.config.election_timeout_max
         };
-        match (&self.state, self.leader) {
-            // It steps down by itself when it loses its quorum.
-            (State::Leader(_), _) => true,
-            (_, Some(_)) => self.now.0 < self.heard_at.0 + patience.0,
-            (_, None) => false,
-        }
+        self.now.0 < self.heard_at.0 + patience.0
     }
 
     pub(super) fn on_vote_response(&mut self, from: NodeId, term: Term, pre: bool, granted: bool) {
@@ -167,7 +183,8 @@ impl Raft {
 
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
         let told_by_leader = self.leader == Some(from);
-        if told_by_leader && self.may_campaign() && matches!(self.state, State::Follower) {
+        let can_lead = self.may_campaign() && !self.is_disk_stalled();
+        if told_by_leader && can_lead && matches!(self.state, State::Follower) {
             self.start_election(true);
         }
     }
@@ -190,6 +207,7 @@ impl Raft {
         self.sync_peers();
         self.adopt_forwarded_reads();
         self.append_own(EntryPayload::Noop);
+        self.append_held();
     }
 
     /// Follows, in this term or a later one. The vote of a term lasts as long

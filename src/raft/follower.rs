@@ -45,16 +45,26 @@ impl Raft {
             Message::Heartbeat {
                 commit_index,
                 read_context,
+                agreed,
                 ..
             } => {
                 self.leader_commit = self.leader_commit.max(commit_index);
                 self.believe_commit(LogIndex(0));
-                let term = self.term;
-                let response = Message::HeartbeatResponse { term, read_context };
+                self.on_agreed(agreed);
+                let response = self.heartbeat_response(read_context);
                 self.outbox.send_after_hard_state(from, response);
             }
             Message::InstallSnapshot { meta, .. } => self.install_snapshot(from, &meta),
             _ => unreachable!("dispatched by kind"),
+        }
+    }
+
+    pub(super) fn heartbeat_response(&self, read_context: u64) -> Message {
+        Message::HeartbeatResponse {
+            term: self.term,
+            read_context,
+            patience: self.config.election_timeout_min,
+            checkpoints: self.digests.newest(),
         }
     }
 

@@ -3,11 +3,14 @@
 use bincode::{Decode, Encode};
 
 use crate::raft::change;
-use crate::types::{Entry, EntryPayload, LogIndex, SnapshotMeta, Term};
+use crate::types::{Checkpoint, Entry, EntryPayload, LogIndex, Millis, SnapshotMeta, Term};
 
 /// Terms and positions beyond this come from no honest peer; below it no sum
 /// in the core overflows.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
+/// Checkpoints one message carries, at most.
+pub const CHECKPOINTS_MAX: usize = 8;
 
 /// One message. The sender is named by the (authenticated) connection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -67,6 +70,9 @@ pub enum Message {
         commit_index: LogIndex,
         /// Echoed in the answer.
         read_context: u64,
+        /// A state that a majority of the voters agrees on: whoever differs
+        /// there is wrong.
+        agreed: Option<Checkpoint>,
     },
     /// The answer.
     HeartbeatResponse {
@@ -74,6 +80,11 @@ pub enum Message {
         term: Term,
         /// From the request.
         read_context: u64,
+        /// For so long after a leader's message the receiver grants nobody
+        /// else a vote.
+        patience: Millis,
+        /// The newest states it reached, ascending, [`CHECKPOINTS_MAX`] at most.
+        checkpoints: Vec<Checkpoint>,
     },
     /// The snapshot's bytes have been streamed and staged: install it.
     InstallSnapshot {
@@ -182,7 +193,21 @@ impl Message {
                     hint_term,
                 } => sane(*prev_index) && sane(*hint_index) && hint_term.0 <= NUMBER_MAX,
             },
-            Self::Heartbeat { commit_index, .. } => sane(*commit_index),
+            Self::Heartbeat {
+                commit_index,
+                agreed,
+                ..
+            } => sane(*commit_index) && agreed.is_none_or(|state| sane(state.index)),
+            Self::HeartbeatResponse {
+                patience,
+                checkpoints,
+                ..
+            } => {
+                patience.0 <= NUMBER_MAX
+                    && checkpoints.len() <= CHECKPOINTS_MAX
+                    && checkpoints.iter().all(|state| sane(state.index))
+                    && checkpoints.is_sorted_by(|a, b| a.index < b.index)
+            }
             Self::InstallSnapshot { meta, .. } => {
                 LogIndex(0) < meta.index
                     && sane(meta.index)
@@ -192,10 +217,9 @@ impl Message {
             }
             Self::InstallSnapshotResponse { match_index, .. } => sane(*match_index),
             Self::ReadIndexResponse { index, .. } => index.is_none_or(sane),
-            Self::VoteResponse { .. }
-            | Self::HeartbeatResponse { .. }
-            | Self::TimeoutNow { .. }
-            | Self::ReadIndexRequest { .. } => true,
+            Self::VoteResponse { .. } | Self::TimeoutNow { .. } | Self::ReadIndexRequest { .. } => {
+                true
+            }
         };
         Term(0) < term && term.0 <= NUMBER_MAX && content
     }

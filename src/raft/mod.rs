@@ -43,10 +43,13 @@
 
 mod api;
 mod change;
+mod digest;
 mod durability;
 mod election;
 mod follower;
+mod held;
 mod invariants;
+mod lease;
 mod log;
 mod memberships;
 pub mod message;
@@ -56,6 +59,7 @@ mod proposal;
 mod quorum;
 mod read;
 mod recovery;
+mod refusal;
 mod replication;
 mod rng;
 mod snapshot;
@@ -65,10 +69,13 @@ use std::collections::BTreeMap;
 
 pub use api::*;
 pub use recovery::bootstrap;
+pub use refusal::{ChangeError, RecoverError, Rejection, TargetError};
 
-use crate::types::{HardState, LogIndex, Millis, NodeId, SnapshotMeta, Term};
+use crate::types::{HardState, LogIndex, Membership, Millis, NodeId, SnapshotMeta, Term};
+use digest::Digests;
 use durability::Durability;
 use election::Votes;
+use held::Held;
 use log::Log;
 use memberships::{Memberships, Placed};
 use message::Message;
@@ -105,6 +112,11 @@ pub struct Raft {
     restoring: Option<SnapshotMeta>,
     was_member: bool,
     removed: bool,
+    /// The newest committed membership that a peer showed this node, and that
+    /// does not name it; 0 without one.
+    shown_out: LogIndex,
+    digests: Digests,
+    held: Held,
     durability: Durability,
     /// Peers a snapshot is being streamed to, and the position its log
     /// continues from: kept until the stream ends, whoever leads.
@@ -150,6 +162,7 @@ impl Raft {
             self.handle(input);
         }
         self.lead();
+        self.refuse_held();
         self.pump_reads();
         let effects = self.collect_effects();
         invariants::check(self, &before);
@@ -165,6 +178,7 @@ impl Raft {
             _ => Millis(u64::MAX),
         };
         role.min(self.reads.next_deadline(&self.config))
+            .min(self.held.next_deadline())
     }
 
     /// A copy of what an observer may know.
@@ -184,6 +198,11 @@ impl Raft {
             membership: std::sync::Arc::clone(&active.membership),
             membership_index: active.index,
             removed: self.removed,
+            diverged: self.digests.diverged,
+            agreed: self.digests.agreed,
+            disk_stalled: self.is_disk_stalled(),
+            lease_until: self.lease_until(),
+            held_count: self.held.count(),
             peers: self.peer_statuses(),
         }
     }
@@ -212,6 +231,10 @@ impl Raft {
             Input::SnapshotTaken(meta) => self.on_snapshot_taken(&meta),
             Input::SnapshotStreamed { to, delivered } => self.on_snapshot_streamed(to, delivered),
             Input::Unreachable(peer) => self.on_unreachable(peer),
+            Input::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
+            Input::CommittedMembership { index, membership } => {
+                self.on_committed_membership(index, &membership);
+            }
         }
     }
 
@@ -241,13 +264,13 @@ impl Raft {
                 pre,
                 last_index,
                 last_term,
-                ..
+                transfer,
             } => {
                 let end = log::Position {
                     index: last_index,
                     term: last_term,
                 };
-                self.on_vote_request(from, term, pre, end);
+                self.on_vote_request(from, (term, end), pre, transfer);
             }
             Message::VoteResponse { term, pre, granted } => {
                 self.on_vote_response(from, term, pre, granted);
@@ -262,8 +285,13 @@ impl Raft {
             } => {
                 self.on_append_response(from, result, read_context);
             }
-            Message::HeartbeatResponse { read_context, .. } => {
-                self.on_heartbeat_response(from, read_context);
+            Message::HeartbeatResponse {
+                read_context,
+                patience,
+                checkpoints,
+                ..
+            } => {
+                self.on_heartbeat_response(from, read_context, patience, checkpoints);
             }
             Message::InstallSnapshotResponse { match_index, .. } => {
                 self.on_install_response(from, match_index);
@@ -313,10 +341,7 @@ impl Raft {
             Message::AppendEntries { .. }
             | Message::Heartbeat { .. }
             | Message::InstallSnapshot { .. } => {
-                let newer = Message::HeartbeatResponse {
-                    term,
-                    read_context: 0,
-                };
+                let newer = self.heartbeat_response(0);
                 self.outbox.send_after_hard_state(from, newer);
             }
             _ => {}
@@ -342,12 +367,30 @@ impl Raft {
     /// Only a committed membership can tell a node that it is out; while this
     /// node still catches up on history, it may merely read of a former life.
     fn note_removal(&mut self) {
-        let committed = &self.memberships.committed().membership;
+        let placed = self.memberships.committed();
+        let committed = &placed.membership;
         if committed.members.contains_key(&self.config.id) {
             self.was_member = true;
-            self.removed = false;
+            self.removed = placed.index < self.shown_out;
         } else if !committed.members.is_empty() && self.leader_commit <= self.log.commit() {
             self.removed = self.was_member;
         }
+    }
+
+    /// A member shows what is committed. Newer than all this node knows to be
+    /// committed, it can only be history that this node missed; that it is out
+    /// is believed, so that it stops asking for votes, and nothing else of it:
+    /// should it be let in again, its log will say so at a later position.
+    fn on_committed_membership(&mut self, index: LogIndex, membership: &Membership) {
+        let names_this = membership.members.contains_key(&self.config.id);
+        let is_news =
+            self.log.commit().max(self.shown_out) < index && index.0 <= message::NUMBER_MAX;
+        let is_sound = change::is_consistent(membership) && !membership.voters.is_empty();
+        if names_this || !is_news || !is_sound || !self.was_member {
+            return;
+        }
+        self.shown_out = index;
+        self.removed = true;
+        self.become_follower(self.term, None);
     }
 }

@@ -75,6 +75,9 @@ impl Raft {
             effects.push(effect);
         }
         effects.extend(self.announce_membership());
+        if self.digests.diverged.is_some() {
+            return effects; // A wrong state is not carried on.
+        }
         effects.extend(self.hand_out_snapshot());
         loop {
             let entries = self.log.hand_out(self.config.message_bytes_max);

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{LogIndex, Millis, SnapshotMeta};
+use crate::raft::Mismatch;
+use crate::types::{Checkpoint, LogIndex, Millis, SnapshotMeta};
 
 /// How the leader sends to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,12 @@ pub(super) struct Progress {
     /// The highest read context that came back.
     pub(super) acked_context: u64,
     pub(super) departure: Option<Departure>,
+    /// For so long after a leader's message it grants nobody else a vote.
+    pub(super) patience: Millis,
+    /// The newest states it told of, ascending.
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// Named once, until it agrees again.
+    pub(super) mismatch: Option<Mismatch>,
 }
 
 impl Progress {
@@ -91,6 +98,9 @@ impl Progress {
             commit_sent: LogIndex(0),
             acked_context: 0,
             departure: None,
+            patience: Millis(0),
+            checkpoints: Vec::new(),
+            mismatch: None,
         }
     }
 

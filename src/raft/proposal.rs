@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::raft::change::{self, Plan};
 use crate::raft::replication::Leadership;
-use crate::raft::{Effect, Raft, Rejection, RequestId, State};
-use crate::types::{Entry, EntryPayload, LogIndex, Membership, MembershipChange, NodeId};
+use crate::raft::{ChangeError, Effect, Raft, Rejection, RequestId, State};
+use crate::types::{Entry, EntryPayload, LogIndex, Membership, MembershipChange};
 
 /// A joint change whose last entry is not appended yet.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,15 @@ impl Raft {
             self.outbox.reject(id, reason);
             return;
         }
+        if let State::Leader(lead) = &self.state
+            && let Some(transfer) = &lead.transfer
+        {
+            match transfer.holds_until() {
+                Some(ends) => self.hold(id, payload, ends),
+                None => self.outbox.reject(id, Rejection::Transferring),
+            }
+            return;
+        }
         let (index, term) = (self.append_own(payload), self.term);
         self.outbox
             .effect(Effect::ProposalAccepted { id, index, term });
@@ -32,35 +41,20 @@ impl Raft {
 
     /// Whether a request to append may be taken at all.
     fn may_append(&self, payload: Option<&EntryPayload>) -> Result<(), Rejection> {
-        let State::Leader(lead) = &self.state else {
+        if !matches!(self.state, State::Leader(_)) {
             return Err(self.not_leader());
-        };
-        if lead.transfer.is_some() {
-            return Err(Rejection::Transferring);
         }
         if let Some(EntryPayload::Membership(_)) = payload {
-            return Err(Rejection::InvalidChange(
-                "a membership is changed, not proposed".into(),
-            ));
+            return Err(ChangeError::Proposed.into());
         }
         let (bytes, max) = (
-            self.log.uncommitted_bytes(),
+            self.log.uncommitted_bytes() + self.held.bytes(),
             self.config.uncommitted_bytes_max,
         );
         if max <= bytes {
             return Err(Rejection::Busy { bytes, max });
         }
         Ok(())
-    }
-
-    pub(super) fn not_leader(&self) -> Rejection {
-        if self.removed {
-            Rejection::Removed
-        } else {
-            Rejection::NotLeader {
-                leader: self.leader,
-            }
-        }
     }
 
     /// Appends an entry of this leader's.
@@ -105,6 +99,11 @@ impl Raft {
 
     fn plan_change(&self, changes: &[MembershipChange]) -> Result<Plan, Rejection> {
         self.may_append(None)?;
+        if let State::Leader(lead) = &self.state
+            && lead.transfer.is_some()
+        {
+            return Err(Rejection::Transferring);
+        }
         // Until an entry of this term is committed, an older leader's change
         // may be in force elsewhere unknown to this one (M1).
         if !self.is_ready() {
@@ -112,9 +111,10 @@ impl Raft {
         }
         let active = self.memberships.active();
         if self.log.commit() < active.index || active.membership.is_joint() {
-            return Err(Rejection::ChangeInProgress);
+            let index = active.index;
+            return Err(Rejection::ChangeInProgress { index });
         }
-        let plan = change::plan(&active.membership, changes).map_err(Rejection::InvalidChange)?;
+        let plan = change::plan(&active.membership, changes)?;
         if let Plan::Simple(next) | Plan::Joint(next) = &plan {
             self.check_promotions(&active.membership, next)?;
         }
@@ -127,19 +127,20 @@ impl Raft {
         };
         let lag_max = self.config.trailing_entries.max(PROMOTION_LAG_MAX);
         let last = self.log.last().index;
-        let behind = |id: &&NodeId| {
+        for id in after.voters.difference(&before.voters) {
             let known = lead
                 .peers
                 .get(id)
                 .map_or(LogIndex(0), |peer| peer.match_index);
-            known == LogIndex(0) || known.0 + lag_max < last.0
-        };
-        match after.voters.difference(&before.voters).find(behind) {
-            Some(id) => Err(Rejection::InvalidChange(format!(
-                "{id} has not caught up with position {last}: try again"
-            ))),
-            None => Ok(()),
+            if known == LogIndex(0) || known.0 + lag_max < last.0 {
+                return Err(Rejection::NotCaughtUp {
+                    id: *id,
+                    match_index: known,
+                    last_index: last,
+                });
+            }
         }
+        Ok(())
     }
 
     /// A committed joint membership is left, once, by whoever leads (M6, M7):

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::{LogIndex, Membership, NodeId};
+use crate::types::{Membership, NodeId};
 
 /// Where an election stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +21,12 @@ pub(super) fn majority(count: usize) -> usize {
     count / 2 + 1
 }
 
-/// The highest index that a quorum has reached, given each voter's. Zero when
-/// nobody votes.
-pub(super) fn committed(membership: &Membership, reached: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+/// The highest index (or other count that only grows) that a quorum has
+/// reached, given each voter's. Zero when nobody votes.
+pub(super) fn committed<T: Ord + Copy + Default>(
+    membership: &Membership,
+    reached: impl Fn(NodeId) -> T,
+) -> T {
     let incoming = committed_by(&membership.voters, &reached);
     if membership.is_joint() {
         incoming.min(committed_by(&membership.voters_outgoing, &reached))
@@ -32,11 +35,14 @@ pub(super) fn committed(membership: &Membership, reached: impl Fn(NodeId) -> Log
     }
 }
 
-fn committed_by(voters: &BTreeSet<NodeId>, reached: &impl Fn(NodeId) -> LogIndex) -> LogIndex {
+fn committed_by<T: Ord + Copy + Default>(
+    voters: &BTreeSet<NodeId>,
+    reached: &impl Fn(NodeId) -> T,
+) -> T {
     if voters.is_empty() {
-        return LogIndex(0);
+        return T::default();
     }
-    let mut indexes: Vec<LogIndex> = voters.iter().map(|id| reached(*id)).collect();
+    let mut indexes: Vec<T> = voters.iter().map(|id| reached(*id)).collect();
     indexes.sort_unstable_by(|a, b| b.cmp(a));
     indexes[majority(indexes.len()) - 1]
 }
@@ -65,6 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::LogIndex;
 
     fn ids(numbers: &[u64]) -> BTreeSet<NodeId> {
         numbers.iter().copied().map(NodeId).collect()

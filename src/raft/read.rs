@@ -103,8 +103,9 @@ impl Reads {
 
 impl Raft {
     pub(super) fn read_index(&mut self, id: RequestId) {
-        if self.removed {
-            self.outbox.reject(id, Rejection::Removed);
+        if self.removed || self.digests.diverged.is_some() {
+            let reason = self.not_leader();
+            self.outbox.reject(id, reason);
             return;
         }
         self.enqueue_read(Asker::Here(id));
@@ -131,9 +132,19 @@ impl Raft {
             return;
         }
         self.finish_round();
-        if self.is_ready() && self.reads.round.is_none() && !self.reads.waiting.is_empty() {
+        if self.reads.waiting.is_empty() {
+            return;
+        }
+        if self.lease_until().is_some() {
+            let index = self.log.commit();
+            for read in mem::take(&mut self.reads.waiting) {
+                self.answer_read(read.asker, index);
+            }
+            return;
+        }
+        if self.is_ready() && self.reads.round.is_none() {
             let reads = mem::take(&mut self.reads.waiting);
-            let context = self.reads.next_context();
+            let context = self.begin_round();
             self.reads.round = Some(Round {
                 context,
                 index: self.log.commit(),
@@ -253,9 +264,19 @@ impl Raft {
         }
     }
 
+    /// Nothing is read here any more.
+    pub(super) fn refuse_all_reads(&mut self) {
+        self.adopt_forwarded_reads();
+        self.reject_confirmations();
+    }
+
     fn refuse_read(&mut self, asker: Asker) {
+        let reason = match self.digests.diverged {
+            Some(divergence) => Rejection::Diverged(divergence),
+            None => Rejection::Unconfirmed,
+        };
         match asker {
-            Asker::Here(id) => self.outbox.reject(id, Rejection::Unconfirmed),
+            Asker::Here(id) => self.outbox.reject(id, reason),
             Asker::Peer { id, context } => {
                 let term = self.term;
                 let answer = Message::ReadIndexResponse {
@@ -332,6 +353,8 @@ mod tests {
             uncommitted_bytes_max: 1 << 20,
             cache_bytes_max: 1 << 20,
             trailing_entries: 8,
+            read_mode: crate::raft::ReadMode::Quorum,
+            disk_stall_timeout: Millis(2000),
             seed: 1,
         };
         let recovered = Recovered {
@@ -344,6 +367,7 @@ mod tests {
             term: Term(2),
             commit_index: LogIndex(1),
             read_context: 0,
+            agreed: None,
         };
         let from = ids[1];
         raft.step(

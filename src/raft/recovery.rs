@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::raft::digest::Digests;
 use crate::raft::durability::Durability;
+use crate::raft::held::Held;
 use crate::raft::log::Log;
 use crate::raft::memberships::Memberships;
 use crate::raft::output::Outbox;
 use crate::raft::read::Reads;
 use crate::raft::rng::SplitMix64;
-use crate::raft::{Config, Raft, RecoverError, Recovered, State, change};
+use crate::raft::{Config, Raft, ReadMode, RecoverError, Recovered, State, change};
 use crate::types::{
     Entry, EntryPayload, HardState, LogIndex, LogWrite, Membership, Millis, NodeId, Term,
 };
@@ -90,6 +92,9 @@ impl Raft {
             restoring: None,
             was_member: false,
             removed: false,
+            shown_out: LogIndex(0),
+            digests: Digests::default(),
+            held: Held::default(),
             durability: Durability::new(hard_state),
             streams: BTreeMap::new(),
             reads,
@@ -121,11 +126,19 @@ fn check_config(config: &Config) -> Result<(), RecoverError> {
         "the heartbeat interval must be above 0 and below the election timeout"
     } else if config.inflight_messages_max == 0 {
         "at least one message must be allowed in flight"
+    } else if config.disk_stall_timeout < min {
+        "a disk is not stalled before the shortest election timeout"
+    } else if matches!(config.read_mode, ReadMode::Lease { drift_permille } if DRIFT_MAX < drift_permille)
+    {
+        "a lease between clocks that may differ tenfold is none: read with a quorum"
     } else {
         return Ok(());
     };
     Err(RecoverError::BadConfig(bad))
 }
+
+/// Clocks that differ by more are broken.
+const DRIFT_MAX: u32 = 9000;
 
 fn check_positions(
     log: &Log,
@@ -215,6 +228,8 @@ mod tests {
             uncommitted_bytes_max: 1 << 20,
             cache_bytes_max: 1 << 20,
             trailing_entries: 10,
+            read_mode: ReadMode::Quorum,
+            disk_stall_timeout: Millis(400),
             seed: 1,
         }
     }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::raft::lease::Lease;
 use crate::raft::message::{AppendResult, Message};
 use crate::raft::progress::{Departure, Pace, Progress, Window};
 use crate::raft::proposal::PendingChange;
 use crate::raft::quorum;
 use crate::raft::transfer::Transfer;
-use crate::raft::{Effect, PeerStatus, Raft, State};
-use crate::types::{Incarnation, LogIndex, Millis, NodeId};
+use crate::raft::{Effect, PeerStatus, Raft, ReadMode, State};
+use crate::types::{Checkpoint, Incarnation, LogIndex, Millis, NodeId};
 
 /// What a node needs only while it leads.
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Leadership {
     heartbeat_due: Millis,
     pub(super) change: Option<PendingChange>,
     pub(super) transfer: Option<Transfer>,
+    pub(super) lease: Lease,
 }
 
 impl Leadership {
@@ -37,6 +39,7 @@ impl Leadership {
             heartbeat_due,
             change: None,
             transfer: None,
+            lease: Lease::default(),
         }
     }
 
@@ -91,16 +94,34 @@ impl Raft {
         };
         let agreed = quorum::committed(membership, reached);
         if self.log.commit() < agreed && self.log.term_at(agreed) == Some(self.term) {
+            let was_settled = self.is_settled();
             self.leader_commit = agreed;
             self.commit_to(agreed);
+            if !was_settled && self.is_settled() {
+                self.begin_lease();
+            }
+        }
+    }
+
+    /// Whether an entry of this term and the active membership are committed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_ready() && self.memberships.active().index <= self.log.commit()
+    }
+
+    /// Rounds that left before all was settled confirm no lease.
+    fn begin_lease(&mut self) {
+        let context = self.reads.context();
+        if let State::Leader(lead) = &mut self.state {
+            lead.lease.begin_after(context);
         }
     }
 
     pub(super) fn tick_leader(&mut self) {
-        if !self.hears_quorum() || self.is_disk_stalled() {
+        if !self.hears_quorum() {
             self.become_follower(self.term, None);
             return;
         }
+        self.hand_over_when_stalled();
         self.expire_transfer();
         let State::Leader(lead) = &mut self.state else {
             return;
@@ -109,6 +130,10 @@ impl Raft {
             let interval = self.config.heartbeat_interval.0;
             let missed = (self.now.0 - lead.heartbeat_due.0) / interval;
             lead.heartbeat_due = Millis(lead.heartbeat_due.0 + (missed + 1) * interval);
+            if self.config.read_mode != ReadMode::Quorum {
+                // Each round may renew the lease.
+                self.begin_round();
+            }
             self.send_heartbeats();
         }
     }
@@ -132,29 +157,41 @@ impl Raft {
         })
     }
 
-    /// A leader whose disk hangs would keep its followers from electing one
-    /// that can write (W13).
-    fn is_disk_stalled(&self) -> bool {
-        let patience = 4 * self.config.election_timeout_max.0;
+    /// Whether the oldest write has been waiting for the disk for too long.
+    pub(super) fn is_disk_stalled(&self) -> bool {
+        let patience = self.config.disk_stall_timeout.0;
         self.durability
             .waiting_since()
             .is_some_and(|since| patience <= self.now.0.saturating_sub(since.0))
     }
 
+    /// Whether somebody else could lead at all.
+    pub(super) fn has_other_voters(&self) -> bool {
+        let membership = &self.memberships.active().membership;
+        let mut voters = membership.voters.union(&membership.voters_outgoing);
+        voters.any(|id| *id != self.config.id)
+    }
+
+    /// A stalled leader falls silent: its followers shall not wait for it while
+    /// it looks for an heir.
     pub(super) fn send_heartbeats(&mut self) {
+        if self.is_disk_stalled() && self.has_other_voters() {
+            return;
+        }
+        let (term, agreed) = (self.term, self.digests.agreed);
+        let (commit, context) = (self.log.commit(), self.reads.context());
         let State::Leader(lead) = &mut self.state else {
             return;
         };
-        let commit = self.log.commit();
         for (id, peer) in &mut lead.peers {
             // Never more than the peer is known to hold (R4).
             let commit_index = commit.min(peer.match_index);
             peer.commit_sent = peer.commit_sent.max(commit_index);
-            let read_context = self.reads.context();
             let beat = Message::Heartbeat {
-                term: self.term,
+                term,
                 commit_index,
-                read_context,
+                read_context: context,
+                agreed,
             };
             self.outbox.send_now(*id, beat);
         }
@@ -162,6 +199,7 @@ impl Raft {
 
     /// Tells peers of a commit that no append of this step carried.
     fn tell_commit(&mut self) {
+        let agreed = self.digests.agreed;
         let State::Leader(lead) = &mut self.state else {
             return;
         };
@@ -175,6 +213,7 @@ impl Raft {
                     term: self.term,
                     commit_index,
                     read_context,
+                    agreed,
                 };
                 self.outbox.send_now(*id, beat);
             }
@@ -223,12 +262,23 @@ impl Raft {
 
     /// A peer that answers heartbeats but not what was sent to it did not get
     /// it (R11, R12).
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, read_context: u64) {
+    pub(super) fn on_heartbeat_response(
+        &mut self,
+        from: NodeId,
+        read_context: u64,
+        promised: Millis,
+        checkpoints: Vec<Checkpoint>,
+    ) {
         let (now, patience) = (self.now, self.config.election_timeout_min);
         let Some(peer) = self.heard_from(from) else {
             return;
         };
         peer.acked_context = peer.acked_context.max(read_context);
+        peer.patience = promised;
+        self.on_peer_checkpoints(from, checkpoints);
+        let Some(peer) = self.heard_from(from) else {
+            return; // Its state made this node stop leading.
+        };
         if !peer.is_overdue(now, patience) {
             return;
         }
@@ -381,6 +431,7 @@ impl Raft {
     /// Lets go of peers that left and know it, or do not answer.
     fn forget_departed(&mut self) {
         let (now, commit) = (self.now, self.log.commit());
+        let agreed = self.digests.agreed;
         let context = &mut self.reads;
         let State::Leader(lead) = &mut self.state else {
             return;
@@ -406,6 +457,7 @@ impl Raft {
                     term: self.term,
                     commit_index: commit.min(peer.match_index),
                     read_context,
+                    agreed,
                 };
                 self.outbox.send_now(*id, beat);
             }
@@ -422,6 +474,7 @@ impl Raft {
             next_index: peer.next_index,
             last_contact: peer.last_contact,
             snapshot_in_flight: peer.in_snapshot(),
+            mismatch: peer.mismatch,
         };
         let present = lead
             .peers

@@ -40,6 +40,7 @@ impl Raft {
         self.memberships = Memberships::new(meta.membership_index, Arc::clone(&meta.membership));
         self.accepted_term = self.term;
         self.restoring = Some(meta.clone());
+        self.digests.replaced(meta.index);
         self.leader_commit = self.leader_commit.max(meta.index);
         self.note_removal();
     }
@@ -48,8 +49,8 @@ impl Raft {
     /// up to the snapshot before it (should this one turn out damaged), never
     /// the trailing entries, never what a stream under way continues from.
     pub(super) fn on_snapshot_taken(&mut self, meta: &SnapshotMeta) {
-        if meta.index <= self.log.snapshot().index {
-            return; // An installed one overtook it.
+        if meta.index <= self.log.snapshot().index || self.digests.diverged.is_some() {
+            return; // An installed one overtook it, or it holds a wrong state.
         }
         assert_eq!(
             self.log.term_at(meta.index),

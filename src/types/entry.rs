@@ -35,12 +35,20 @@ impl Entry {
     /// Approximate size in bytes, for windows and caches.
     #[must_use]
     pub fn size(&self) -> usize {
+        self.payload.entry_size()
+    }
+}
+
+impl EntryPayload {
+    /// Approximate size in bytes of an entry that says this.
+    #[must_use]
+    pub fn entry_size(&self) -> usize {
         const OVERHEAD: usize = 32;
         OVERHEAD
-            + match &self.payload {
-                EntryPayload::Noop => 0,
-                EntryPayload::Command(bytes) => bytes.len(),
-                EntryPayload::Membership(membership) => membership.size(),
+            + match self {
+                Self::Noop => 0,
+                Self::Command(bytes) => bytes.len(),
+                Self::Membership(membership) => membership.size(),
             }
     }
 }

@@ -13,4 +13,4 @@ pub use entry::{Entry, EntryPayload};
 pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
 pub use membership::{Member, Membership, MembershipChange};
 pub use persist::{HardState, LogWrite, Mark, SnapshotMeta};
-pub use state::{Record, RestoreProgress, StateHeader};
+pub use state::{Checkpoint, Record, RestoreProgress, StateHeader};

@@ -4,6 +4,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
+
+use super::LogIndex;
+
 /// One storage entry of a snapshot.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
@@ -38,6 +42,23 @@ pub struct RestoreProgress {
     pub id: u128,
     /// Chunks gathered so far; also the sequence of the next.
     pub chunk_count: u64,
+}
+
+/// What a replica's whole state amounted to once it had applied `index`. Two
+/// replicas that applied the same entries have the same digest there, whatever
+/// snapshots or restarts lie between.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Checkpoint {
+    /// Last position applied.
+    pub index: LogIndex,
+    /// Of the state then.
+    pub digest: u128,
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:x}", self.index, self.digest)
+    }
 }
 
 impl fmt::Debug for Record {

@@ -304,6 +304,8 @@ impl Cluster {
                 node.disk.purge(*through);
                 node.written.purge(*through);
             }
+            Effect::DigestMismatch(mismatch) => panic!("StateMachine: {mismatch}"),
+            Effect::Diverged(divergence) => panic!("StateMachine: {id:?}: {divergence}"),
             Effect::MembershipActive { membership, .. } => {
                 self.node_mut(id).membership = std::sync::Arc::clone(membership);
             }

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use holdfast::raft::message::{AppendResult, Message};
-use holdfast::raft::{Config, Input, Raft, Recovered, bootstrap};
+use holdfast::raft::{Config, Input, Raft, ReadMode, Recovered, bootstrap};
 use holdfast::types::{
-    Entry, EntryPayload, LogIndex, Membership, Millis, NodeId, SnapshotMeta, Term,
+    Checkpoint, Entry, EntryPayload, LogIndex, Membership, Millis, NodeId, SnapshotMeta, Term,
 };
 
 use crate::cluster::founding;
@@ -53,6 +53,13 @@ fn entries(dice: &mut Dice, prev: u64) -> Vec<Entry> {
             }
         })
         .collect()
+}
+
+fn checkpoint(dice: &mut Dice) -> Checkpoint {
+    Checkpoint {
+        index: LogIndex(number(dice)),
+        digest: dice.below(3).into(),
+    }
 }
 
 fn message(dice: &mut Dice) -> Message {
@@ -103,10 +110,13 @@ fn message(dice: &mut Dice) -> Message {
             term,
             commit_index: index,
             read_context: context,
+            agreed: flag.then(|| checkpoint(dice)),
         },
         8 => Message::HeartbeatResponse {
             term,
             read_context: context,
+            patience: Millis(number(dice)),
+            checkpoints: (0..dice.below(12)).map(|_| checkpoint(dice)).collect(),
         },
         9 => Message::InstallSnapshot {
             term,
@@ -147,6 +157,10 @@ fn listen(seed: u64) {
         uncommitted_bytes_max: 1000,
         cache_bytes_max: 100,
         trailing_entries: 2,
+        read_mode: ReadMode::Lease {
+            drift_permille: 100,
+        },
+        disk_stall_timeout: Millis(400),
         seed,
     };
     let write = bootstrap(founding(&[1, 2, 3], &[]));
@@ -161,6 +175,11 @@ fn listen(seed: u64) {
         now += dice.below(30);
         let input = if dice.percent(20) {
             Input::Tick
+        } else if dice.percent(3) {
+            Input::CommittedMembership {
+                index: LogIndex(number(&mut dice)),
+                membership: Arc::new(membership(&mut dice)),
+            }
         } else {
             let from = NodeId(1 + dice.below(4));
             Input::Message {

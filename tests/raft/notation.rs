@@ -100,12 +100,23 @@ pub fn message(message: &Message) -> String {
         Message::Heartbeat {
             commit_index,
             read_context,
+            agreed,
             ..
         } => {
-            format!("Heartbeat commit={commit_index} context={read_context}")
+            let agreed = agreed.map_or(String::new(), |state| format!(" agreed={state:?}"));
+            format!("Heartbeat commit={commit_index} context={read_context}{agreed}")
         }
-        Message::HeartbeatResponse { read_context, .. } => {
-            format!("HeartbeatResponse context={read_context}")
+        Message::HeartbeatResponse {
+            read_context,
+            checkpoints,
+            ..
+        } => {
+            let states = if checkpoints.is_empty() {
+                String::new()
+            } else {
+                format!(" states={checkpoints:?}")
+            };
+            format!("HeartbeatResponse context={read_context}{states}")
         }
         Message::InstallSnapshot { meta, .. } => {
             format!(
@@ -169,6 +180,8 @@ pub fn effect(effect: &Effect) -> String {
         }
         Effect::StreamSnapshot { to } => format!("stream snapshot to {to:?}"),
         Effect::Purge { through } => format!("purge through {through}"),
+        Effect::DigestMismatch(mismatch) => format!("mismatch: {mismatch}"),
+        Effect::Diverged(divergence) => format!("diverged: {divergence}"),
         Effect::MembershipActive { index, membership } => {
             format!("membership at {index}: {membership:?}")
         }
@@ -190,6 +203,18 @@ pub fn status(status: &Status) -> String {
     );
     if status.removed {
         line += " removed";
+    }
+    if status.disk_stalled {
+        line += " stalled";
+    }
+    if status.diverged.is_some() {
+        line += " diverged";
+    }
+    if let Some(until) = status.lease_until {
+        line += &format!(" lease-until={until}");
+    }
+    if 0 < status.held_count {
+        line += &format!(" held={}", status.held_count);
     }
     line + &format!(" {:?}", status.membership)
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use holdfast::raft::{Config, Effect, Input, Rejection, RequestId, Role};
+use holdfast::raft::{Config, Effect, Input, ReadMode, Rejection, RequestId, Role};
 use holdfast::types::{EntryPayload, LogIndex, MembershipChange, Millis, NodeId};
 
 use crate::cluster::{Cluster, member};
@@ -72,6 +72,8 @@ impl Walk {
             uncommitted_bytes_max: 2000,
             cache_bytes_max: dice.pick(&[0, 300, 100_000]),
             trailing_entries: dice.pick(&[0, 3, 20]),
+            read_mode: ReadMode::Quorum,
+            disk_stall_timeout: Millis(400),
             seed,
         };
         let voters = dice.pick(&[1, 2, 3, 3, 3, 4, 5]);

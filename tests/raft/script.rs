@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use holdfast::raft::message::{AppendResult, Message};
-use holdfast::raft::{Config, Input, Role};
+use holdfast::raft::{Config, Input, ReadMode, Role};
 use holdfast::types::{
     Entry, EntryPayload, LogIndex, MembershipChange, Millis, NodeId, SnapshotMeta, Term,
 };
@@ -344,6 +344,13 @@ fn new_cluster(words: &Words<'_>) -> Cluster {
         uncommitted_bytes_max: words.number("uncommitted").unwrap_or(1 << 20) as usize,
         cache_bytes_max: words.number("cache").unwrap_or(1 << 20) as usize,
         trailing_entries: words.number("trailing").unwrap_or(1000),
+        read_mode: match words.number("lease") {
+            Some(drift) => ReadMode::Lease {
+                drift_permille: drift as u32,
+            },
+            None => ReadMode::Quorum,
+        },
+        disk_stall_timeout: Millis(words.number("stall").unwrap_or(4000)),
         seed: 1,
     };
     let lists = ["voters", "learners", "joiners"].map(|name| words.numbers(name));
@@ -408,8 +415,14 @@ fn parse_message(words: &Words<'_>) -> Message {
             term,
             commit_index: index("commit"),
             read_context,
+            agreed: None,
         },
-        "heartbeat-response" => Message::HeartbeatResponse { term, read_context },
+        "heartbeat-response" => Message::HeartbeatResponse {
+            term,
+            read_context,
+            patience: Millis(number("patience")),
+            checkpoints: Vec::new(),
+        },
         "match" => Message::AppendResponse {
             term,
             result: AppendResult::Matched {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::raft::{Config, Recovered, Role, bootstrap};
+use crate::raft::{Config, ReadMode, Recovered, Role, bootstrap};
 use crate::types::{EntryPayload, Member};
 
 /// One node's world. Writes become durable when the test says so.
@@ -53,6 +53,14 @@ impl Machine for World {
     }
 
     fn restore_snapshot(&mut self, _meta: SnapshotMeta) {}
+
+    fn mismatched(&mut self, mismatch: Mismatch) {
+        panic!("{mismatch}");
+    }
+
+    fn diverged(&mut self, divergence: Divergence) {
+        panic!("{divergence}");
+    }
 }
 
 impl Requests for World {
@@ -100,6 +108,8 @@ impl Trio {
                 uncommitted_bytes_max: 1 << 20,
                 cache_bytes_max: 1 << 20,
                 trailing_entries: 10,
+                read_mode: ReadMode::Quorum,
+                disk_stall_timeout: Millis(2000),
                 seed: 7,
             };
             let recovered = Recovered {

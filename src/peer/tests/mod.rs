@@ -207,6 +207,7 @@ fn heartbeat(context: u64) -> Message {
         term: Term(3),
         commit_index: LogIndex(9),
         read_context: context,
+        agreed: None,
     }
 }
 
