@@ -46,6 +46,7 @@ pub struct Config {
 
 /// How a leader confirms a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub enum ReadMode {
     /// A quorum answers a heartbeat that left after the read arrived. No clock
     /// is trusted.
@@ -262,6 +263,7 @@ pub enum Effect {
 
 /// A peer that applied the same entries and holds another state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 #[error(
     "the state of {peer} at position {index} is {theirs:032x}, here it is {own:032x}: one of the \
      two replicas is wrong; if no node stops by itself, compare backups of both before one is \
@@ -280,6 +282,7 @@ pub struct Mismatch {
 
 /// This node differs from a majority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 #[error(
     "the state of this node at position {index} is {own:032x}, a majority agrees on {agreed:032x}: \
      remove this node from the cluster and let it join with an empty directory"

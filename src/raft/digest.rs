@@ -15,7 +15,8 @@ use crate::raft::{Divergence, Effect, Mismatch, Raft, State, quorum};
 use crate::types::{Checkpoint, LogIndex, NodeId};
 
 /// What this node knows of states.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Digests {
     /// Its own, ascending.
     own: VecDeque<Checkpoint>,

@@ -9,7 +9,8 @@ use crate::raft::{Effect, Raft, Rejection, RequestId, State};
 use crate::types::{EntryPayload, Millis};
 
 /// See the module. Bounded with the uncommitted bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Held {
     writes: VecDeque<(RequestId, EntryPayload)>,
     bytes: usize,

@@ -35,7 +35,8 @@ use crate::raft::{Raft, ReadMode, State, quorum};
 use crate::types::Millis;
 
 /// What a leader remembers of its rounds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Lease {
     /// Read contexts and when each was first sent, ascending.
     rounds: VecDeque<(u64, Millis)>,

@@ -8,6 +8,7 @@ use crate::types::{LogIndex, Millis, NodeId};
 
 /// Why leadership is handed over, and so what follows when nobody takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) enum Cause {
     /// Somebody asked for it: this node leads on.
     Asked,

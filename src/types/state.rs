@@ -48,6 +48,7 @@ pub struct RestoreProgress {
 /// replicas that applied the same entries have the same digest there, whatever
 /// snapshots or restarts lie between.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub struct Checkpoint {
     /// Last position applied.
     pub index: LogIndex,
