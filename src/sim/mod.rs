@@ -7,3 +7,4 @@
 //! Compiled only with the feature `sim`; the binary carries nothing of it.
 
 pub mod history;
+pub mod notation;

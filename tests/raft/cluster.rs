@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use holdfast::raft::message::Message;
 use holdfast::raft::{self, Config, Effect, Input, Raft, Recovered, RequestId};
 use holdfast::sim::history::{Life, Step};
+use holdfast::sim::notation;
 use holdfast::types::{
     EntryPayload, Incarnation, LogIndex, LogWrite, Mark, Member, Membership, Millis, NodeId,
     SnapshotMeta,
 };
 
 use crate::disk::{LogImage, Snapshot, Store};
-use crate::notation;
 use crate::watch::Watch;
 
 /// A message between nodes.

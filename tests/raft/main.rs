@@ -4,7 +4,6 @@
 mod cluster;
 mod disk;
 mod nonsense;
-mod notation;
 mod random;
 mod script;
 mod transcripts;

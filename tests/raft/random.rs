@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use holdfast::raft::{Config, Effect, Input, ReadMode, Rejection, RequestId, Role};
+use holdfast::sim::notation;
 use holdfast::types::{EntryPayload, LogIndex, MembershipChange, Millis, NodeId};
 
 use crate::cluster::{Cluster, member};
@@ -463,7 +464,7 @@ impl Walk {
     fn describe(&self) -> String {
         let line = |id: NodeId| {
             let status = self.cluster.status(id);
-            let text = status.map_or("down".to_owned(), |s| crate::notation::status(&s));
+            let text = status.map_or("down".to_owned(), |s| notation::status(&s));
             format!("{id:?} life {} {text}\n", self.cluster.node(id).life)
         };
         self.cluster.ids().into_iter().map(line).collect()

@@ -33,12 +33,12 @@ use std::fmt::Write;
 
 use holdfast::raft::message::{AppendResult, Message};
 use holdfast::raft::{Config, Input, ReadMode, Role};
+use holdfast::sim::notation;
 use holdfast::types::{
     Entry, EntryPayload, LogIndex, MembershipChange, Millis, NodeId, SnapshotMeta, Term,
 };
 
 use crate::cluster::{Cluster, Packet, member};
-use crate::notation;
 
 /// A transcript being played.
 #[derive(Debug, Default)]

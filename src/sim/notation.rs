@@ -1,9 +1,12 @@
-//! How messages, writes and answers are written down in transcripts.
+//! How messages, writes and answers are written down, in transcripts and in
+//! every story a simulation tells.
 
-use holdfast::raft::message::{AppendResult, Message};
-use holdfast::raft::{Effect, Status};
-use holdfast::types::{Entry, EntryPayload, LogWrite, Mark};
+use crate::raft::message::{AppendResult, Message};
+use crate::raft::{Effect, Status};
+use crate::types::{Entry, EntryPayload, LogWrite, Mark};
 
+/// An entry: term, index, what it says.
+#[must_use]
 pub fn entry(entry: &Entry) -> String {
     let what = match &entry.payload {
         EntryPayload::Noop => "noop".to_owned(),
@@ -13,15 +16,21 @@ pub fn entry(entry: &Entry) -> String {
     format!("{}/{} {what}", entry.term, entry.index)
 }
 
+/// Entries in brackets.
+#[must_use]
 pub fn entries(list: &[Entry]) -> String {
     let each: Vec<String> = list.iter().map(entry).collect();
     format!("[{}]", each.join(", "))
 }
 
+/// The name of a write.
+#[must_use]
 pub fn mark(mark: &Mark) -> String {
     format!("{:?}{:?}", mark.accepted_term, mark.sequence)
 }
 
+/// A write.
+#[must_use]
 pub fn write(write: &LogWrite) -> String {
     let mut words = Vec::new();
     if let Some(state) = write.hard_state {
@@ -43,35 +52,14 @@ pub fn write(write: &LogWrite) -> String {
     words.join(" ")
 }
 
+/// A message.
+#[must_use]
 pub fn message(message: &Message) -> String {
+    if let Some(vote) = vote(message) {
+        return vote;
+    }
     let rest = match message {
-        Message::VoteRequest {
-            pre,
-            last_index,
-            last_term,
-            transfer,
-            ..
-        } => {
-            let kind = if *pre {
-                "PreVoteRequest"
-            } else {
-                "VoteRequest"
-            };
-            let transfer = if *transfer { " transfer" } else { "" };
-            return format!(
-                "{kind} term={} last={last_term}/{last_index}{transfer}",
-                message.term()
-            );
-        }
-        Message::VoteResponse { term, pre, granted } => {
-            let kind = if *pre {
-                "PreVoteResponse"
-            } else {
-                "VoteResponse"
-            };
-            let answer = if *granted { "granted" } else { "refused" };
-            return format!("{kind} term={term} {answer}");
-        }
+        Message::AppendResponse { result, .. } => append_result(result),
         Message::AppendEntries {
             prev_index,
             prev_term,
@@ -82,21 +70,6 @@ pub fn message(message: &Message) -> String {
             let list = self::entries(entries);
             format!("AppendEntries prev={prev_term}/{prev_index} commit={commit_index} {list}")
         }
-        Message::AppendResponse {
-            result: AppendResult::Matched { match_index },
-            ..
-        } => {
-            format!("AppendResponse match={match_index}")
-        }
-        Message::AppendResponse {
-            result:
-                AppendResult::Rejected {
-                    prev_index,
-                    hint_index,
-                    hint_term,
-                },
-            ..
-        } => format!("AppendResponse rejected={prev_index} hint={hint_term}/{hint_index}"),
         Message::Heartbeat {
             commit_index,
             read_context,
@@ -133,11 +106,58 @@ pub fn message(message: &Message) -> String {
             let index = index.map_or("none".to_owned(), |index| index.to_string());
             format!("ReadIndexResponse context={context} index={index}")
         }
+        Message::VoteRequest { .. } | Message::VoteResponse { .. } => unreachable!("told above"),
     };
     format!("{rest} (term {})", message.term())
 }
 
-/// An effect as a line; `None` for those a transcript shows elsewhere.
+/// Questions and answers of elections name their term in their own place.
+fn vote(message: &Message) -> Option<String> {
+    Some(match message {
+        Message::VoteRequest {
+            pre,
+            last_index,
+            last_term,
+            transfer,
+            ..
+        } => {
+            let kind = if *pre {
+                "PreVoteRequest"
+            } else {
+                "VoteRequest"
+            };
+            let transfer = if *transfer { " transfer" } else { "" };
+            format!(
+                "{kind} term={} last={last_term}/{last_index}{transfer}",
+                message.term()
+            )
+        }
+        Message::VoteResponse { term, pre, granted } => {
+            let kind = if *pre {
+                "PreVoteResponse"
+            } else {
+                "VoteResponse"
+            };
+            let answer = if *granted { "granted" } else { "refused" };
+            format!("{kind} term={term} {answer}")
+        }
+        _ => return None,
+    })
+}
+
+fn append_result(result: &AppendResult) -> String {
+    match result {
+        AppendResult::Matched { match_index } => format!("AppendResponse match={match_index}"),
+        AppendResult::Rejected {
+            prev_index,
+            hint_index,
+            hint_term,
+        } => format!("AppendResponse rejected={prev_index} hint={hint_term}/{hint_index}"),
+    }
+}
+
+/// An effect as a line.
+#[must_use]
 pub fn effect(effect: &Effect) -> String {
     let after = |mark: &Option<Mark>| {
         mark.as_ref().map_or(String::new(), |mark| {
@@ -188,6 +208,8 @@ pub fn effect(effect: &Effect) -> String {
     }
 }
 
+/// What a node is, in a line.
+#[must_use]
 pub fn status(status: &Status) -> String {
     let leader = status
         .leader
