@@ -194,6 +194,7 @@ fn node_options(config: &Config) -> anyhow::Result<NodeOptions> {
         path: storage.path.clone(),
         timings: Timings::stretched(storage.performance_multiplier),
         autopilot: autopilot(&storage.autopilot)?,
+        read_mode: storage.read_mode,
         ..defaults
     };
     options.wal.append = storage.wal_io;

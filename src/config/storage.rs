@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::section::{Block, Section};
 use super::{ConfigError, HostPort};
 use crate::disk::AppendMode;
+use crate::raft::ReadMode;
 
 /// The raft storage's settings.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub struct StorageConfig {
     pub snapshot_threshold: Option<u64>,
     /// How the log is appended to.
     pub wal_io: AppendMode,
+    /// How reads are confirmed: by a quorum, or by a lease.
+    pub read_mode: ReadMode,
     /// Join these when the node is new.
     pub retry_join: Vec<RetryJoin>,
     /// Join as a permanent non-voter.
@@ -98,6 +101,7 @@ impl StorageConfig {
             wal_io: section
                 .parsed("wal_io", "\"direct\", \"cached\" or \"mmap\"", append_mode)?
                 .unwrap_or_default(),
+            read_mode: read_mode(&mut section, block)?,
             retry_join_as_non_voter: section.boolean("retry_join_as_non_voter")?.unwrap_or(false),
             ..Self::default()
         };
@@ -137,6 +141,33 @@ const IGNORED: &[&str] = &[
     "snapshot_delay",
     "max_parallel",
 ];
+
+/// `read_mode = "lease"` with `clock_drift_permille`: by how much one member's
+/// clock may run faster than another's.
+fn read_mode(section: &mut Section<'_>, block: &Block<'_>) -> Result<ReadMode, ConfigError> {
+    let known = |text: &str| match text {
+        "quorum" => Some(false),
+        "lease" => Some(true),
+        _ => None,
+    };
+    let is_lease = section.parsed("read_mode", "\"quorum\" or \"lease\"", known)?;
+    let drift = section.integer("clock_drift_permille", 0, 1000)?;
+    match (is_lease, drift) {
+        (Some(true), drift) => Ok(ReadMode::Lease {
+            drift_permille: drift
+                .and_then(|drift| u32::try_from(drift).ok())
+                .unwrap_or(DRIFT_PERMILLE),
+        }),
+        (_, None) => Ok(ReadMode::Quorum),
+        (_, Some(_)) => {
+            let expected = "read_mode = \"lease\" beside it: a quorum trusts no clock";
+            Err(section.error(block.line, "clock_drift_permille", expected))
+        }
+    }
+}
+
+/// One tenth: two hundred times what quartz does.
+const DRIFT_PERMILLE: u32 = 100;
 
 fn append_mode(text: &str) -> Option<AppendMode> {
     match text {

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::disk::AppendMode;
+use crate::raft::ReadMode;
 
 fn nothing(_: &str) -> Option<String> {
     None
@@ -66,6 +67,8 @@ fn load_full_hcl() {
           trailing_logs = 5000
           snapshot_threshold = "4096"
           wal_io = "mmap"
+          read_mode = "lease"
+          clock_drift_permille = 50
           max_entry_size = 1048576
           retry_join { leader_api_addr = "https://a:8200"
                        leader_ca_cert_file = "/ca.pem" }
@@ -103,6 +106,8 @@ fn load_full_hcl() {
     assert_eq!(config.storage.retry_join.len(), 2);
     assert_eq!(config.storage.snapshot_threshold, Some(4096));
     assert_eq!(config.storage.wal_io, AppendMode::Mapped);
+    let drift_permille = 50;
+    assert_eq!(config.storage.read_mode, ReadMode::Lease { drift_permille });
     assert!(config.storage.retry_join_as_non_voter);
     assert_eq!(config.storage.autopilot.min_quorum, Some(3));
     assert_eq!(config.listeners.len(), 2);
@@ -214,6 +219,14 @@ fn load_errors_name_file_line_key_and_expectation() {
         (
             "storage \"raft\" { path = \"/d\"\n retry_join {} }",
             "a.hcl:2: \"retry_join\" in storage \"raft\": expected either leader_api_addr or auto_join",
+        ),
+        (
+            "storage \"raft\" { read_mode = \"clock\" }",
+            "a.hcl:1: \"read_mode\" in storage \"raft\": expected \"quorum\" or \"lease\", found \"clock\"",
+        ),
+        (
+            "storage \"raft\" { clock_drift_permille = 5 }",
+            "a.hcl:1: \"clock_drift_permille\" in storage \"raft\": expected read_mode = \"lease\" beside it: a quorum trusts no clock",
         ),
         (
             "disable_clustering = true",

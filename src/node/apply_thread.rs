@@ -46,6 +46,8 @@ pub(super) struct ApplyThread {
     pub thresholds: SnapshotThresholds,
     pub failure: Arc<Failure>,
     pub events: EventSender,
+    /// Entries between two comparisons with the other replicas.
+    pub checkpoint_interval: u64,
     pub state: ApplyState,
 }
 
@@ -146,9 +148,23 @@ impl ApplyThread {
             }
             let outcome = self.store.apply(entry).unwrap_or(Outcome::Applied);
             self.state.bytes_since += entry.size() as u64;
+            self.tell_checkpoint();
             while let Some((_, reply)) = waiters.next_if(|(index, _)| *index == entry.index) {
                 self.state.answers.push((reply, outcome.clone()));
             }
+        }
+    }
+
+    /// At positions that every replica shares the core is told what the state
+    /// amounts to.
+    fn tell_checkpoint(&self) {
+        if self
+            .store
+            .applied_index()
+            .0
+            .is_multiple_of(self.checkpoint_interval)
+        {
+            self.events.send(Event::Checkpoint(self.store.checkpoint()));
         }
     }
 
@@ -161,6 +177,7 @@ impl ApplyThread {
             .load_into(&mut self.store, meta)
             .map_err(|error| chain(&error))?;
         drop_aside(former);
+        self.tell_checkpoint();
         self.state.snapshot_index = self.state.snapshot_index.max(meta.index);
         self.state.bytes_since = 0;
         Ok(())

@@ -14,7 +14,8 @@ use crate::raft::message::Message;
 use crate::sync::permits::{Permit, Permits};
 use crate::sync::{oneshot, queue};
 use crate::types::{
-    Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome, SnapshotMeta, Term,
+    Checkpoint, Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome,
+    SnapshotMeta, Term,
 };
 
 use crate::store::View;
@@ -53,6 +54,9 @@ pub(super) enum Event {
     },
     /// From the transport.
     Unreachable(NodeId),
+    /// From the apply thread: what the state amounts to at a position that
+    /// every replica reports.
+    Checkpoint(Checkpoint),
     /// A peer said hello: its addresses may be new.
     PeersChanged,
     /// Another promotion policy.

@@ -175,8 +175,14 @@ impl Inner {
         events: EventSender,
     ) -> Foundation {
         Foundation {
-            config: config(self.identity.id, timings, self.options.trailing_entries),
+            config: config(
+                self.identity.id,
+                timings,
+                self.options.trailing_entries,
+                self.options.read_mode,
+            ),
             thresholds: self.options.snapshot,
+            checkpoint_interval: self.options.checkpoint_interval.max(1),
             autopilot: self
                 .autopilot
                 .lock()

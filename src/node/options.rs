@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
+use crate::raft::ReadMode;
 use crate::types::Millis;
 use crate::wal::WalOptions;
 
@@ -33,6 +34,12 @@ pub struct NodeOptions {
     /// Entries kept in the log before the newest snapshot, for followers that
     /// were briefly away.
     pub trailing_entries: u64,
+    /// How the leader confirms reads. Every member must have the same
+    /// election times for a lease, which trusts clocks (see `raft::lease`).
+    pub read_mode: ReadMode,
+    /// Entries between two comparisons of this replica's state with the
+    /// others'; must be the same on all of them to compare anything.
+    pub checkpoint_interval: u64,
     /// Promotion policy until another is set.
     pub autopilot: AutopilotConfig,
     /// The log's own options.
@@ -60,6 +67,8 @@ impl NodeOptions {
             timings: Timings::default(),
             snapshot: SnapshotThresholds::default(),
             trailing_entries: TRAILING_ENTRIES,
+            read_mode: ReadMode::default(),
+            checkpoint_interval: CHECKPOINT_INTERVAL,
             autopilot: AutopilotConfig::default(),
             wal: WalOptions::default(),
             on_failure: exit_on_failure(),
@@ -135,3 +144,6 @@ impl Default for SnapshotThresholds {
 
 /// As long as what snapshots are taken for.
 const TRAILING_ENTRIES: u64 = 8192;
+/// Some hundred comparisons a second under the heaviest load; the digest of a
+/// state costs microseconds.
+const CHECKPOINT_INTERVAL: u64 = 256;

@@ -56,8 +56,8 @@ impl RaftThread {
         while !self.progress.stopping && self.ports.failure.error().is_none() {
             let wait = self.deadline().0.saturating_sub(clock.now().0);
             match self.events.recv_timeout(Duration::from_millis(wait)) {
-                Ok(event) => self.turn(Some(event), clock.now()),
-                Err(Nothing::Yet) => self.turn(None, clock.now()),
+                Ok(event) => self.turn(Some(event), || clock.now()),
+                Err(Nothing::Yet) => self.turn(None, || clock.now()),
                 Err(Nothing::Ever) => self.progress.stopping = true,
             }
         }
@@ -78,7 +78,7 @@ impl RaftThread {
 
     /// Does everything queued, `first` first, and carries out what follows.
     /// Never waits.
-    pub fn turn(&mut self, first: Option<Event>, now: Millis) {
+    pub fn turn(&mut self, first: Option<Event>, clock: impl FnOnce() -> Millis) {
         let mut next = first;
         let mut count = 0;
         while let Some(event) = next {
@@ -89,6 +89,10 @@ impl RaftThread {
             }
             next = self.events.try_recv().ok();
         }
+        // Not before everything was taken from the queue: what arrived while
+        // this process was stopped must not be judged by the time before. A
+        // lease and the patience it counts on would be, otherwise.
+        let now = clock();
         self.tell_applied();
         self.begin_reads();
         self.driver.step(now, &mut self.ports);
@@ -135,6 +139,7 @@ impl RaftThread {
             Event::SnapshotTaken(meta) => Input::SnapshotTaken(meta),
             Event::SnapshotStreamed { to, delivered } => Input::SnapshotStreamed { to, delivered },
             Event::Unreachable(peer) => Input::Unreachable(peer),
+            Event::Checkpoint(checkpoint) => Input::Checkpoint(checkpoint),
             Event::PeersChanged => {
                 self.progress.standing = None;
                 return;

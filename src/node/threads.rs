@@ -34,6 +34,7 @@ use super::wal_thread::{WalThread, chain};
 pub(super) struct Foundation {
     pub config: Config,
     pub thresholds: SnapshotThresholds,
+    pub checkpoint_interval: u64,
     pub autopilot: AutopilotConfig,
     pub board: Arc<Board>,
     pub snapshots: Arc<Snapshots>,
@@ -111,6 +112,7 @@ impl Parts {
             thresholds: foundation.thresholds,
             failure: Arc::clone(&foundation.failure),
             events: foundation.events.clone(),
+            checkpoint_interval: foundation.checkpoint_interval,
             state: ApplyState::after(snapshot_index),
         };
         let snapshotter = Snapshotter {
@@ -232,8 +234,17 @@ impl Drop for Watch {
     }
 }
 
+/// A write that takes as long as so many of the longest election timeouts (two
+/// seconds by default) means a stalled disk.
+const DISK_STALL_FACTOR: u64 = 2;
+
 /// What the core is told of a node's options.
-pub(super) fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Config {
+pub(super) fn config(
+    id: NodeId,
+    timings: Timings,
+    trailing_entries: u64,
+    read_mode: ReadMode,
+) -> Config {
     Config {
         id,
         election_timeout_min: timings.election_min,
@@ -245,8 +256,8 @@ pub(super) fn config(id: NodeId, timings: Timings, trailing_entries: u64) -> Con
         uncommitted_bytes_max: 64 << 20,
         cache_bytes_max: 64 << 20,
         trailing_entries,
-        read_mode: ReadMode::Quorum,
-        disk_stall_timeout: Millis(2 * timings.election_max.0),
+        read_mode,
+        disk_stall_timeout: Millis(DISK_STALL_FACTOR * timings.election_max.0),
         // Nodes must not draw the same timeouts; nothing else depends on it.
         // The standard library keys every state from the system's entropy.
         seed: RandomState::new().hash_one(id),

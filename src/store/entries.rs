@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::digest::Sum;
 use super::map::{PersistentMap, StateMap};
 
-/// Storage entries with their byte count.
+/// Storage entries with their byte count and digest.
 ///
-/// Invariant: `bytes` is the sum of all key and value lengths.
+/// Invariants: `bytes` is the sum of all key and value lengths, `sum` that of
+/// all hashes.
 #[derive(Clone, Default)]
 pub struct Entries<M = PersistentMap> {
     map: M,
     bytes: u64,
+    sum: Sum,
 }
 
 impl<M: StateMap> Entries<M> {
@@ -25,15 +28,16 @@ impl<M: StateMap> Entries<M> {
     pub fn put(&mut self, key: Arc<str>, value: Arc<[u8]>) {
         let key_length = key.len();
         self.bytes += (key_length + value.len()) as u64;
-        if let Some(former) = self.map.set(key, value) {
-            self.subtract(key_length, &former);
+        self.sum.add(&key, &value);
+        if let Some(former) = self.map.set(Arc::clone(&key), value) {
+            self.subtract(&key, &former);
         }
     }
 
     /// Removes a key; absent is fine.
     pub fn delete(&mut self, key: &str) {
         if let Some(former) = self.map.unset(key) {
-            self.subtract(key.len(), &former);
+            self.subtract(key, &former);
         }
     }
 
@@ -45,6 +49,11 @@ impl<M: StateMap> Entries<M> {
     /// Length of all keys and values.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What they amount to.
+    pub fn sum(&self) -> Sum {
+        self.sum
     }
 
     /// Names directly below `prefix`, ascending; a name with more below it
@@ -80,10 +89,11 @@ impl<M: StateMap> Entries<M> {
             .collect()
     }
 
-    fn subtract(&mut self, key_length: usize, former: &[u8]) {
-        let former_bytes = (key_length + former.len()) as u64;
+    fn subtract(&mut self, key: &str, former: &[u8]) {
+        let former_bytes = (key.len() + former.len()) as u64;
         assert!(former_bytes <= self.bytes);
         self.bytes -= former_bytes;
+        self.sum.subtract(key, former);
     }
 }
 

@@ -14,6 +14,7 @@
 //! Point-in-time pictures ([`View`]) cost microseconds, because the map is
 //! persistent (D-002): the snapshotter and readers never stop the applier.
 
+mod digest;
 mod entries;
 mod map;
 mod restore;
@@ -27,8 +28,8 @@ use std::sync::Arc;
 
 use crate::codec;
 use crate::types::{
-    Command, Entry, EntryPayload, LogIndex, Membership, Operation, Outcome, Precondition, Record,
-    RestoreStep, SnapshotMeta, StateHeader, Term, Transaction,
+    Checkpoint, Command, Entry, EntryPayload, LogIndex, Membership, Operation, Outcome,
+    Precondition, Record, RestoreStep, SnapshotMeta, StateHeader, Term, Transaction,
 };
 
 use restore::{Shadow, Step};
@@ -197,6 +198,15 @@ impl Store {
             },
         };
         Ok(std::mem::replace(self, restored))
+    }
+
+    /// What the whole state amounts to at the position it stands at.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            index: self.applied.index,
+            digest: digest::state(&self.entries, self.shadow.as_ref(), &self.applied),
+        }
     }
 
     /// Last log position applied; 0 before the first.
