@@ -94,7 +94,7 @@ impl ApplyThread {
             let Some(first) = self.commands.recv() else {
                 break;
             };
-            if let Err(reason) = self.turn(first) {
+            if let Err(reason) = self.turn(first, GROUP_COMMANDS_MAX) {
                 self.failure.report(&reason);
                 // The core must not go on committing what nobody applies.
                 self.events.send(Event::Stop);
@@ -104,17 +104,18 @@ impl ApplyThread {
         self.store
     }
 
-    /// Carries out `first` and what is queued behind it, and answers.
+    /// Carries out `first` and what is queued behind it, `commands_max` in
+    /// all, and answers.
     ///
     /// # Errors
     /// A snapshot that the log begins after cannot be loaded.
-    pub fn turn(&mut self, first: ApplyCommand) -> Result<(), String> {
+    pub fn turn(&mut self, first: ApplyCommand, commands_max: usize) -> Result<(), String> {
         let mut next = Some(first);
         let mut count = 0;
         while let Some(command) = next {
             self.handle(command)?;
             count += 1;
-            next = (count < GROUP_COMMANDS_MAX)
+            next = (count < commands_max)
                 .then(|| self.commands.try_recv().ok())
                 .flatten();
         }
@@ -176,7 +177,8 @@ impl ApplyThread {
             .snapshots
             .load_into(&mut self.store, meta)
             .map_err(|error| chain(&error))?;
-        drop_aside(former);
+        let count = former.view().len();
+        drop_aside(former, count);
         self.tell_checkpoint();
         self.state.snapshot_index = self.state.snapshot_index.max(meta.index);
         self.state.bytes_since = 0;
@@ -191,7 +193,8 @@ impl ApplyThread {
         let epoch = view.restore_epoch();
         let old = self.board.publish(view);
         if old.restore_epoch() != epoch {
-            drop_aside(old);
+            let count = old.len();
+            drop_aside(old, count);
         }
     }
 
@@ -227,14 +230,19 @@ impl ApplyThread {
     }
 }
 
-/// Frees something large where nobody waits.
-pub(super) fn drop_aside<T: Send + 'static>(large: T) {
+/// Frees something of that many entries where nobody waits.
+pub(super) fn drop_aside<T: Send + 'static>(large: T, entry_count: usize) {
+    if entry_count < ASIDE_ENTRIES_MIN {
+        return;
+    }
     // Without a thread it is freed here: slower, not wrong.
     let _ = std::thread::Builder::new()
         .name("reaper".into())
         .spawn(move || drop(large));
 }
 
+/// Freeing fewer entries costs less than a thread.
+const ASIDE_ENTRIES_MIN: usize = 1024;
 /// Commands carried out before a picture is published, at most.
 const GROUP_COMMANDS_MAX: usize = 256;
 /// Indices waited for before abandoned waiters are looked for.

@@ -95,10 +95,24 @@ impl DirectoryIdentity {
         }
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| IdentityError::Random)?;
+        let incarnation = Incarnation(u64::from_le_bytes(random));
+        Self::create(disk, directory, configured, incarnation)
+    }
+
+    /// Writes `node.json` for a life that was drawn elsewhere.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn create(
+        disk: &dyn Disk,
+        directory: &Path,
+        configured: &str,
+        incarnation: Incarnation,
+    ) -> Result<Self, IdentityError> {
         let identity = Self {
             name: configured.to_owned(),
             id: node_number(configured),
-            incarnation: Incarnation(u64::from_le_bytes(random)),
+            incarnation,
         };
         write(disk, directory, &identity)?;
         Ok(identity)

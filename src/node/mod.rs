@@ -66,6 +66,9 @@ mod restore;
 
 mod backend;
 
+#[cfg(feature = "sim")]
+pub(crate) mod manual;
+
 pub use error::NodeError;
 pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
 pub use handle::RaftNode;

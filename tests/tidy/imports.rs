@@ -70,6 +70,9 @@ const TABLE: [(&str, &[&str]); 18] = [
             "wal",
             "snapshot",
             "node",
+            // The rule of greetings, and what streams snapshots, on a network
+            // of the simulator's own.
+            "peer",
         ],
     ),
 ];
