@@ -1,3 +1,4 @@
-//! The checkers of the harness as a library: pure, without processes.
+//! The checkers of the harness as a library, without processes.
 
 pub mod linearizability;
+pub mod simulation;

@@ -1,8 +1,9 @@
 //! `jepsen`: drives real server processes as a black box, on loopback only,
 //! breaks them, and checks that nothing acknowledged was lost; and judges
-//! recorded histories.
+//! recorded histories; and simulates whole clusters from seeds.
 //!
 //! Exit codes: 0 the property held; 1 it was violated; 2 undecided (`check`);
+//! 3 too little of what was to be seen was seen (`sim`);
 //! 255 the harness itself could not do its work, which is not a verdict.
 
 mod api;
@@ -14,6 +15,7 @@ mod ledger;
 mod load;
 mod process;
 mod scenario;
+mod sim;
 mod statistics;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Verdict {
 enum Command {
     /// Is a recorded history linearizable?
     Check(check::CheckArguments),
+    /// Deterministic simulations of whole clusters, one a seed.
+    Sim(sim::SimArguments),
     #[command(flatten)]
     Experiment(Experiment),
 }
@@ -72,6 +76,7 @@ impl Experiment {
 async fn main() -> ExitCode {
     let experiment = match Command::parse() {
         Command::Check(arguments) => return check::run(&arguments),
+        Command::Sim(arguments) => return sim::run(&arguments),
         Command::Experiment(experiment) => experiment,
     };
     // Dropping the experiment ends its processes and removes its files, so an

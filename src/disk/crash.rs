@@ -62,6 +62,25 @@ impl MemoryDisk {
         });
     }
 
+    /// Whether the power has failed.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state().powered_off
+    }
+
+    /// From now on (or no longer) there is no room for new files and longer
+    /// ones; what has its place on the disk can be written.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    /// No fault is to come any more, and there is room.
+    pub fn forgive(&self) {
+        let mut state = self.state();
+        state.fault = None;
+        state.is_full = false;
+    }
+
     /// That one call fails, leaving what it writes unsynced; later ones work.
     pub fn fail_at(&self, call: u64) {
         self.state().fault = Some(Fault {

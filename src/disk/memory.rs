@@ -32,6 +32,7 @@ pub(super) struct State {
     pub(super) calls: u64,
     pub(super) fault: Option<Fault>,
     pub(super) powered_off: bool,
+    pub(super) is_full: bool,
 }
 
 /// What goes wrong at a given call.
@@ -136,6 +137,13 @@ impl State {
         }
     }
 
+    fn check_room(&self) -> io::Result<()> {
+        match self.is_full {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     fn check_power(&self) -> io::Result<()> {
         match self.powered_off {
             true => Err(io::Error::other("the power is off")),
@@ -178,6 +186,7 @@ impl Disk for MemoryDisk {
             if state.names.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
+            state.check_room()?;
             let inode = Inode::default();
             state.names.insert(path.to_path_buf(), Arc::clone(&inode));
             let operation = DirectoryOperation::Create(path.to_path_buf(), Arc::clone(&inode));
@@ -330,7 +339,11 @@ impl MemoryFile {
 
 impl File for MemoryFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> DiskResult<()> {
+        let is_full = self.disk.state().is_full;
         let begun = |content: &mut Content| {
+            if is_full && content.cached.length < offset + bytes.len() as u64 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             content.write(offset, bytes);
             Ok(())
         };

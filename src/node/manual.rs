@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
@@ -20,8 +20,9 @@ use crate::raft::message::Message;
 use crate::raft::{Config, Effect, Input, Recovered, Rejection, Status};
 use crate::snapshot::SnapshotDirectory;
 use crate::store::{Store, View};
+use crate::sync::oneshot;
 use crate::types::{
-    ClusterId, Command, Incarnation, LogIndex, Member, Membership, MembershipChange, Millis,
+    ClusterId, Command, Incarnation, LogIndex, Mark, Member, Membership, MembershipChange, Millis,
     NodeId, Outcome, SnapshotMeta,
 };
 use crate::wal::{Identity, Wal, WalOptions};
@@ -32,8 +33,9 @@ use super::driver::Tap;
 use super::event::{Event, EventSender};
 use super::failure::Failure;
 use super::identity::DirectoryIdentity;
-use super::network::{ForwardSlot, Greetings, PeerHandler, Peers};
+use super::network::{ForwardSlot, Greetings, PeerHandler};
 use super::options::SnapshotThresholds;
+use super::peers::Peers;
 use super::recovery::recover;
 use super::snapshots::Snapshots;
 use super::standing::StatusBoard;
@@ -59,7 +61,7 @@ pub(crate) enum Happening {
         now: Millis,
         inputs: Vec<Input>,
         effects: Vec<Effect>,
-        status: Status,
+        status: Box<Status>,
     },
     /// A message left.
     Sent { to: NodeId, message: Message },
@@ -77,6 +79,7 @@ pub(crate) struct Executed {
     pub first: LogIndex,
     pub last: LogIndex,
     pub view: Arc<View>,
+    pub is_restored: bool,
 }
 
 /// See the module.
@@ -92,6 +95,7 @@ pub(crate) struct ManualNode {
     writing: Option<WalGroup>,
     picture: Option<View>,
     is_unmarked: bool,
+    was_torn: bool,
 }
 
 /// Makes the data directory of a new member, with the first membership if it
@@ -109,8 +113,7 @@ pub(crate) fn create_directory(
     let directory = &options.directory;
     disk.create_dir_all(directory)
         .map_err(NodeError::Directory)?;
-    let identity =
-        DirectoryIdentity::create(disk.as_ref(), directory, &options.name, incarnation)?;
+    let identity = DirectoryIdentity::create(disk.as_ref(), directory, &options.name, incarnation)?;
     let owner = Identity {
         cluster,
         node: identity.id,
@@ -148,6 +151,7 @@ impl ManualNode {
         };
         snapshots.set_cluster(recovery.cluster);
         let recovered = recovery.recovered.clone();
+        let was_torn = recovery.was_torn;
         let (events, queue) = EventSender::new();
         let happenings = Recorder::default();
         let board = Arc::new(Board::new(store.view()));
@@ -164,8 +168,8 @@ impl ManualNode {
             peers: Arc::new(happenings.clone()),
             events: events.clone(),
         };
-        let mut parts = Parts::new(&foundation, queue, store, recovery, now)
-            .map_err(NodeError::Load)?;
+        let mut parts =
+            Parts::new(&foundation, queue, store, recovery, now).map_err(NodeError::Load)?;
         let fuse = Fuse(Arc::new(AtomicU32::new(u32::MAX)));
         parts.raft.driver.watch(Box::new(RecordingTap {
             happenings: happenings.clone(),
@@ -191,6 +195,7 @@ impl ManualNode {
             writing: None,
             picture: None,
             is_unmarked: true,
+            was_torn,
         };
         Ok((node, recovered))
     }
@@ -242,18 +247,30 @@ impl ManualNode {
         self.writing.is_some()
     }
 
-    /// The WAL thread finishes what it took.
+    /// The WAL thread finishes what it took; up to which mark all is durable.
     ///
     /// # Errors
     /// The disk failed: the node stops.
-    pub fn finish_write(&mut self) -> Result<(), String> {
+    pub fn finish_write(&mut self) -> Result<Option<Mark>, String> {
         let Some(group) = self.writing.take() else {
-            return Ok(());
+            return Ok(None);
         };
+        let mark = group.last_mark;
         let written = self.parts.wal.carry_out(group);
         let written = self.latched(written)?;
         self.is_unmarked |= written;
-        Ok(())
+        Ok(mark)
+    }
+
+    /// Whether opening cut an unfinished write.
+    pub fn cut_a_torn_tail(&self) -> bool {
+        self.was_torn
+    }
+
+    /// Whether the last batch in the log lacks a later promise: damage to it
+    /// could pass for a torn write.
+    pub fn is_unmarked(&self) -> bool {
+        self.is_unmarked
     }
 
     /// The WAL thread found nothing to do for a while.
@@ -287,7 +304,12 @@ impl ManualNode {
         } else {
             before.next()
         };
-        Ok(Some(Executed { first, last, view }))
+        Ok(Some(Executed {
+            first,
+            last,
+            view,
+            is_restored: restores && before < last,
+        }))
     }
 
     /// The snapshotter takes a picture; false when there is none, or it is
@@ -420,9 +442,9 @@ pub(crate) enum Answer<T> {
     /// Done.
     Done(T),
     /// Certainly not done.
-    Refused(String),
+    Refused,
     /// Perhaps done, perhaps not, perhaps later.
-    Unknown(String),
+    Unknown,
 }
 
 /// Someone waiting for an answer.
@@ -440,17 +462,17 @@ impl<T> Ticket<T> {
                 Ok(result) => result,
                 Err(oneshot::error::TryRecvError::Empty) => return None,
                 Err(oneshot::error::TryRecvError::Closed) => {
-                    return Some(Answer::Unknown("the node stopped".into()));
+                    return Some(Answer::Unknown);
                 }
             },
             Err(error) => Err(error.clone()),
         };
         Some(match result {
             Ok(value) => Answer::Done(value),
-            Err(error @ (PhysicalError::OutcomeUnknown { .. } | PhysicalError::Failed { .. })) => {
-                Answer::Unknown(error.to_string())
+            Err(PhysicalError::OutcomeUnknown { .. } | PhysicalError::Failed { .. }) => {
+                Answer::Unknown
             }
-            Err(error) => Answer::Refused(error.to_string()),
+            Err(_) => Answer::Refused,
         })
     }
 }
@@ -517,7 +539,7 @@ impl Tap for RecordingTap {
             now,
             inputs: inputs.to_vec(),
             effects: effects.to_vec(),
-            status: status.clone(),
+            status: Box::new(status.clone()),
         });
     }
 

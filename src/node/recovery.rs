@@ -26,6 +26,8 @@ pub(super) struct Recovery {
     pub wal: Wal,
     pub cluster: ClusterId,
     pub recovered: Recovered,
+    /// The log ended in an unfinished write, which was cut.
+    pub was_torn: bool,
 }
 
 impl Recovery {
@@ -96,6 +98,7 @@ pub(super) fn recover(
     hard_state.commit_index = hard_state.commit_index.max(store.applied_index());
     Ok(Some(Recovery {
         wal,
+        was_torn: matches!(verdict, Verdict::TornTail { .. }),
         cluster: owner.cluster,
         recovered: Recovered {
             hard_state,

@@ -29,7 +29,7 @@ pub(super) enum WalCommand {
 #[derive(Default)]
 pub(super) struct WalGroup {
     writes: Vec<LogWrite>,
-    last_mark: Option<Mark>,
+    pub last_mark: Option<Mark>,
     purge: Option<LogIndex>,
 }
 

@@ -8,3 +8,51 @@
 
 pub mod history;
 pub mod notation;
+
+mod agenda;
+
+mod dice;
+
+mod clock;
+
+mod options;
+
+mod plan;
+
+mod world;
+
+mod server;
+
+mod processes;
+
+mod network;
+
+mod streams;
+
+mod clients;
+
+mod troubles;
+
+mod operator;
+
+mod calm;
+
+mod coverage;
+
+mod story;
+
+mod tale;
+
+mod run;
+
+pub use agenda::Moment;
+pub use clients::{ClientAction, ClientOperation, ClientValue};
+pub use coverage::{Coverage, Mark};
+pub use dice::Dice;
+pub use options::{
+    ClockWeather, DiskWeather, FaultRates, LinkWeather, Load, NodeSettings, Options,
+};
+pub use plan::{Act, Finale, Plan, Planned};
+pub use run::{Outcome, run};
+pub use story::Story;
+pub use world::Failure;

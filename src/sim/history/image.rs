@@ -169,6 +169,29 @@ impl LogImage {
         }
     }
 
+    /// Whether a restart makes that of this and its newest snapshot. What a
+    /// snapshot covers was committed, whatever the log notes of it. One that
+    /// was published when the crash came, before the log was reset to it, has
+    /// the log reset now.
+    fn is_found_as(&self, found: &Self, snapshot: Option<&SnapshotMeta>) -> bool {
+        let Some(meta) = snapshot else {
+            return self.equals(found);
+        };
+        let mut image = self.clone();
+        let hard_state = &mut image.hard_state;
+        hard_state.commit_index = hard_state.commit_index.max(meta.index);
+        if image.has(meta.index, meta.term) {
+            return image.equals(found);
+        }
+        if image.hard_state.term < meta.term {
+            image.hard_state.term = meta.term;
+            image.hard_state.vote = None;
+        }
+        image.base = (meta.index, meta.term);
+        image.entries.clear();
+        image.equals(found)
+    }
+
     /// Whether a restart found exactly this: entries that were purged here may
     /// still be there.
     fn equals(&self, found: &Self) -> bool {
@@ -256,11 +279,16 @@ impl Disk {
 
     /// Recovery: what was found is what was durable, and some first ones of the
     /// writes under way.
-    pub(super) fn restart(&mut self, life: Life, found: Self) -> Verdict {
+    pub(super) fn restart(
+        &mut self,
+        life: Life,
+        found: Self,
+        snapshot: Option<&SnapshotMeta>,
+    ) -> Verdict {
         let acknowledged = self.durable.hard_state;
         let last = self.durable.last();
         let mut survivors = 0;
-        while !self.durable.equals(&found.durable) {
+        while !self.durable.is_found_as(&found.durable, snapshot) {
             let Some((_, write)) = self.pending.pop_front() else {
                 return Violation::unless(false, Property::Recovery, life, || {
                     let writes = format!("and {survivors} writes may have survived");
@@ -274,6 +302,7 @@ impl Disk {
             self.durable.write(life, &write)?;
         }
         self.pending.clear();
+        self.durable = found.durable;
         self.written = self.durable.clone();
         Ok(())
     }

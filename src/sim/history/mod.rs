@@ -296,7 +296,7 @@ impl Observer for History {
             .retain(|other, _| other.node != life.node || *other == life);
         let node = self.nodes.entry(life).or_default();
         if is_known {
-            node.disk.restart(life, found)?;
+            node.disk.restart(life, found, snapshot.as_ref())?;
         } else {
             node.disk = found;
             self.logs.appended(life, &node.disk.written, entries)?;

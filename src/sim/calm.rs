@@ -1,0 +1,271 @@
+//! After the faults: what must happen within a bounded time once enough of the
+//! cluster is healed.
+
+use std::collections::BTreeSet;
+
+use crate::raft::{Role, Status};
+use crate::types::NodeId;
+
+use super::coverage::Mark;
+use super::dice::Dice;
+use super::plan::Finale;
+use super::processes::Ending;
+use super::server::{ELECTION_MAX, Presence};
+use super::world::{Event, Failure, Step, World};
+
+impl World {
+    /// Ends the rough part and demands what must hold in calm weather.
+    pub fn calm_down(&mut self) -> Step {
+        self.is_calm = true;
+        let mut dice = Dice::new(self.plan.seed, 5);
+        match self.plan.finale {
+            Finale::HealAll => {}
+            Finale::HealCore => self.heal_core(&mut dice)?,
+            Finale::Bridge => self.serve_across_a_bridge(&mut dice)?,
+            Finale::StalledLeader => {}
+        }
+        self.heal()?;
+        self.await_convergence()?;
+        self.serve_everywhere()?;
+        self.stay_quiet()
+    }
+
+    /// Everything works again, and everybody starts.
+    fn heal(&mut self) -> Step {
+        self.story.tell(self.now, || "all is healed".into());
+        self.network.heal();
+        for seat in 0..self.servers.len() {
+            let now = self.now;
+            let server = &mut self.servers[seat];
+            server.disk.forgive();
+            if server.presence == Presence::Held {
+                server.presence = Presence::Down;
+            }
+            server.clock.set_rate(now, super::clock::TRUE_RATE);
+            server.stalled_until = now;
+            server.paused_until = now;
+            self.start(seat)?;
+            self.request_turn(seat);
+        }
+        Ok(())
+    }
+
+    /// L1: a majority works, the rest stays broken.
+    fn heal_core(&mut self, dice: &mut Dice) -> Step {
+        self.heal()?;
+        let core = self.choose_core(dice);
+        let outside = (0..self.servers.len()).filter(|seat| !core.contains(seat));
+        for seat in outside.collect::<Vec<_>>() {
+            self.crash(seat, Ending::AnyDisk)?;
+            if self.servers[seat].presence == Presence::Down {
+                self.servers[seat].presence = Presence::Held;
+            }
+        }
+        self.story.tell(self.now, || {
+            let names = core.iter().map(|seat| self.servers[*seat].name.as_str());
+            format!("only {:?} are healed", names.collect::<Vec<_>>())
+        });
+        self.await_service("L1: a quorum is healed and does not serve")?;
+        self.hit(Mark::CoreServed);
+        Ok(())
+    }
+
+    /// As few servers as make a majority of every membership known.
+    fn choose_core(&self, dice: &mut Dice) -> BTreeSet<usize> {
+        let mut core: BTreeSet<usize> = (0..self.servers.len())
+            .filter(|seat| self.servers[*seat].presence != Presence::Lost)
+            .collect();
+        for _ in 0..3 * self.servers.len() {
+            let seat = dice.index(self.servers.len());
+            let removed = core.remove(&seat);
+            if removed && !self.is_quorum(&core) {
+                core.insert(seat);
+            }
+        }
+        core
+    }
+
+    fn is_quorum(&self, core: &BTreeSet<usize>) -> bool {
+        let outside = (0..self.servers.len()).filter(|seat| !core.contains(seat));
+        let outside: BTreeSet<NodeId> = outside.map(|seat| self.servers[seat].id).collect();
+        self.survive_all(&outside)
+    }
+
+    /// L2: two halves of the network meet at one server only.
+    fn serve_across_a_bridge(&mut self, dice: &mut Dice) -> Step {
+        self.heal()?;
+        self.await_convergence()?;
+        let bridge = dice.index(self.servers.len());
+        let voters = self
+            .status_of_leader()
+            .map(|status| status.membership.voters.clone());
+        let is_voter = voters.is_some_and(|voters| voters.contains(&self.servers[bridge].id));
+        if !is_voter {
+            // Without a voter that reaches both sides neither need have a
+            // majority.
+            return Ok(());
+        }
+        let links = self.bridge_links(bridge);
+        self.cut_for(links, BRIDGE_MILLISECONDS);
+        self.story.tell(self.now, || {
+            format!("{} alone reaches all", self.servers[bridge].name)
+        });
+        self.await_service("L2: no leader serves across a bridge")?;
+        self.hit(Mark::BridgeServed);
+        Ok(())
+    }
+
+    /// Waits until somebody acknowledges a fresh write.
+    fn await_service(&mut self, complaint: &str) -> Step {
+        let end = self
+            .now
+            .plus_milliseconds(SERVICE_ELECTIONS * ELECTION_MAX.0);
+        let mut tried = Vec::new();
+        while self.now < end {
+            let next = self.now.plus_milliseconds(200);
+            self.run_until(next)?;
+            if tried.iter().any(|operation| self.was_done(*operation)) {
+                return Ok(());
+            }
+            if let Some(leader) = self.leader() {
+                tried.extend(self.fresh_write(leader, 0));
+            }
+        }
+        Err(self.complain(complaint))
+    }
+
+    fn await_convergence(&mut self) -> Step {
+        let end = self
+            .now
+            .plus_milliseconds(CONVERGENCE_ELECTIONS * ELECTION_MAX.0);
+        while self.now < end {
+            let next = self.now.plus_milliseconds(200);
+            self.run_until(next)?;
+            if self.is_converged() {
+                self.hit(Mark::Converged);
+                return Ok(());
+            }
+        }
+        Err(self.complain("L0: all is healed and the cluster does not converge"))
+    }
+
+    pub fn status_of_leader(&self) -> Option<Status> {
+        let leader = self.leader()?;
+        self.servers[leader].node.as_ref().map(|node| node.status())
+    }
+
+    /// One leader, no change half done, all members equal and applied, every
+    /// learner that may be promoted promoted.
+    fn is_converged(&self) -> bool {
+        let Some(status) = self.status_of_leader() else {
+            return false;
+        };
+        let members = &status.membership.members;
+        let is_equal = |id: &NodeId| {
+            let Some(seat) = self.seats.get(id) else {
+                return false;
+            };
+            let server = &self.servers[*seat];
+            let Some(node) = &server.node else {
+                return false;
+            };
+            let other = node.status();
+            server.incarnation == members[id].incarnation
+                && node.view().applied_index() == status.last_index
+                && other.leader == status.leader
+                && (other.role == Role::Leader) == (other.leader == Some(*id))
+        };
+        let waits = |id: &NodeId| !members[id].non_voter;
+        status.ready
+            && !status.membership.is_joint()
+            && status.commit_index == status.last_index
+            && members.keys().all(is_equal)
+            && !status.membership.learners.iter().any(waits)
+    }
+
+    /// A fresh write is acknowledged, and every key read on every member.
+    fn serve_everywhere(&mut self) -> Step {
+        let Some(status) = self.status_of_leader() else {
+            return Err(self.complain("L0: the leader is lost in calm weather"));
+        };
+        let mut asked = Vec::new();
+        if let Some(leader) = self.leader() {
+            asked.push(self.fresh_write(leader, 0));
+        }
+        self.run_until(self.now.plus_milliseconds(SERVICE_MILLISECONDS))?;
+        for id in status.membership.members.keys() {
+            let seat = self.seats[id];
+            for key in 0..self.plan.options.load.keys {
+                asked.push(self.sure_read(seat, key));
+            }
+        }
+        self.run_until(self.now.plus_milliseconds(SERVICE_MILLISECONDS))?;
+        let done = |operation: &Option<usize>| operation.is_some_and(|known| self.was_done(known));
+        if asked.iter().all(done) {
+            return Ok(());
+        }
+        Err(self.complain("L0: a calm cluster does not serve"))
+    }
+
+    /// L4 to L6: nothing happens, and little is done.
+    fn stay_quiet(&mut self) -> Step {
+        let term = self.status_of_leader().map(|status| status.term);
+        let streamed = self.coverage.count(Mark::SnapshotStreamed);
+        let steps = self.steps;
+        self.run_until(self.now.plus_milliseconds(QUIET_SECONDS * 1000))?;
+        let after = self.status_of_leader().map(|status| status.term);
+        if term != after {
+            return Err(self.complain("L6: terms grow in calm weather"));
+        }
+        if self.coverage.count(Mark::SnapshotStreamed) > streamed {
+            return Err(self.complain("L6: snapshots are sent to members that lack nothing"));
+        }
+        let members = self.servers.len() as u64;
+        if self.steps - steps > QUIET_SECONDS * members * members * 200 {
+            return Err(self.complain("L5: a quiet cluster is busy"));
+        }
+        self.hit(Mark::Quiet);
+        Ok(())
+    }
+
+    fn complain(&self, complaint: &str) -> Failure {
+        let mut details = complaint.to_owned();
+        for server in &self.servers {
+            let state = match &server.node {
+                Some(node) => super::tale::status(&node.status()),
+                None => format!("{:?}", server.presence),
+            };
+            details.push_str(&format!("\n    {} {state}", server.name));
+        }
+        if let Some(status) = self.status_of_leader() {
+            let names =
+                |ids: &BTreeSet<NodeId>| ids.iter().map(|id| self.name(*id)).collect::<Vec<_>>();
+            let known = &status.membership;
+            details.push_str(&format!(
+                "\n    voters {:?} outgoing {:?} learners {:?}",
+                names(&known.voters),
+                names(&known.voters_outgoing),
+                names(&known.learners)
+            ));
+        }
+        Failure {
+            kind: complaint.to_owned(),
+            details,
+        }
+    }
+
+    /// The operator's rounds begin.
+    pub fn begin_care(&mut self) {
+        self.agenda
+            .add(self.now.plus_milliseconds(1000), Event::Care);
+    }
+}
+
+/// A quorum must serve within so many election timeouts.
+const SERVICE_ELECTIONS: u64 = 20;
+/// And all must be equal, lost members replaced and promoted, within so many.
+const CONVERGENCE_ELECTIONS: u64 = 60;
+/// A calm cluster answers within this time.
+const SERVICE_MILLISECONDS: u64 = 1500;
+const BRIDGE_MILLISECONDS: u64 = 30_000;
+const QUIET_SECONDS: u64 = 10;

@@ -1,0 +1,233 @@
+//! The network: links with delays and losses, partitions of every shape.
+
+use std::sync::Arc;
+
+use crate::peer::Hello;
+use crate::raft::message::Message;
+use crate::types::NodeId;
+
+use super::agenda::Moment;
+use super::coverage::Mark;
+use super::dice::Dice;
+use super::options::LinkWeather;
+use super::tale;
+use super::world::{Event, Step, World};
+
+/// A message on its way.
+pub(super) struct Packet {
+    from: usize,
+    to: usize,
+    /// The life it was meant for: a connection does not outlive it.
+    to_life: crate::sim::history::Life,
+    hello: Arc<Hello>,
+    message: Message,
+}
+
+/// All links, by sender and receiver.
+pub(super) struct Network {
+    weather: LinkWeather,
+    count: usize,
+    links: Vec<Link>,
+    /// Off while everything is healed.
+    pub is_rough: bool,
+}
+
+struct Link {
+    dice: Dice,
+    /// Faults that cut it now; it works at 0.
+    cuts: u32,
+    /// Faults that slow it now.
+    slowed: u32,
+    /// When the last message arrives: none overtakes it on an orderly link.
+    last_arrival: Moment,
+}
+
+/// How a message travels.
+struct Travel {
+    at: Moment,
+    again: Option<Moment>,
+    overtakes: bool,
+}
+
+impl Network {
+    pub fn new(seed: u64, count: usize, weather: LinkWeather) -> Self {
+        let links = (0..count * count).map(|number| Link {
+            dice: Dice::new(seed, 10_000 + number as u64),
+            cuts: 0,
+            slowed: 0,
+            last_arrival: Moment(0),
+        });
+        Self {
+            weather,
+            count,
+            links: links.collect(),
+            is_rough: true,
+        }
+    }
+
+    fn link(&mut self, from: usize, to: usize) -> &mut Link {
+        &mut self.links[from * self.count + to]
+    }
+
+    pub fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.count + to].cuts > 0
+    }
+
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.link(from, to).cuts += 1;
+    }
+
+    pub fn mend(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        link.cuts = link.cuts.saturating_sub(1);
+    }
+
+    pub fn slow(&mut self, from: usize, to: usize) {
+        self.link(from, to).slowed += 1;
+    }
+
+    pub fn hasten(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        link.slowed = link.slowed.saturating_sub(1);
+    }
+
+    /// Everything works again.
+    pub fn heal(&mut self) {
+        for link in &mut self.links {
+            link.cuts = 0;
+            link.slowed = 0;
+        }
+        self.is_rough = false;
+    }
+
+    /// An ordinary delay on a link, in microseconds.
+    pub fn delay(&mut self, from: usize, to: usize) -> u64 {
+        let (min, max) = (self.weather.delay_min, self.weather.delay_max);
+        let link = self.link(from, to);
+        let slow = if link.slowed > 0 { SLOW } else { 0 };
+        link.dice.within(min, max) + slow
+    }
+
+    /// When a message sent now arrives, if it does.
+    fn travel(&mut self, now: Moment, from: usize, to: usize) -> Option<Travel> {
+        let delay = self.delay(from, to);
+        let weather = self.weather.clone();
+        let is_rough = self.is_rough;
+        let link = self.link(from, to);
+        let dice = &mut link.dice;
+        if is_rough && dice.permille(weather.loss) {
+            return None;
+        }
+        let mut at = now.plus(delay);
+        if is_rough && dice.permille(weather.straggle) {
+            at = at.plus(dice.below(weather.straggle_max));
+        }
+        let again = is_rough && dice.permille(weather.duplication);
+        let again = again.then(|| at.plus(dice.below(weather.straggle_max)));
+        let overtakes = at < link.last_arrival;
+        if overtakes && !(weather.reorders && is_rough) {
+            at = link.last_arrival;
+        }
+        link.last_arrival = link.last_arrival.max(at);
+        Some(Travel {
+            at,
+            again,
+            overtakes: overtakes && weather.reorders && is_rough,
+        })
+    }
+}
+
+impl World {
+    /// A node sends a message.
+    pub fn post(&mut self, from: usize, to: NodeId, message: Message) {
+        let Some(&seat) = self.seats.get(&to) else {
+            return;
+        };
+        let sender = &self.servers[from];
+        if !sender.book.can_call(to) {
+            return;
+        }
+        let hello = Arc::clone(&sender.book.hello);
+        if self.network.is_cut(from, seat) {
+            self.lose(from, seat);
+            return;
+        }
+        let Some(travel) = self.network.travel(self.now, from, seat) else {
+            self.hit(Mark::LostMessage);
+            self.lose(from, seat);
+            return;
+        };
+        if travel.overtakes {
+            self.hit(Mark::OvertakenMessage);
+        }
+        let packet = |message| {
+            Event::Arrive(Box::new(Packet {
+                from,
+                to: seat,
+                to_life: self.servers[seat].life(),
+                hello: Arc::clone(&hello),
+                message,
+            }))
+        };
+        if let Some(again) = travel.again {
+            self.agenda.add(again, packet(message.clone()));
+            self.coverage.hit(Mark::DoubledMessage);
+        }
+        self.agenda.add(travel.at, packet(message));
+    }
+
+    /// A message did not get through; its sender may learn so.
+    fn lose(&mut self, from: usize, to: usize) {
+        let notices = self.network.weather.notices;
+        let dice = &mut self.network.link(from, to).dice;
+        if dice.permille(notices) {
+            let at = self.now.plus(dice.within(1000, 100_000));
+            let (run, peer) = (self.servers[from].run, self.servers[to].id);
+            let seat = from;
+            self.agenda.add(at, Event::Notice { seat, run, peer });
+        }
+    }
+
+    pub fn arrive(&mut self, packet: Box<Packet>) -> Step {
+        let (from, to) = (packet.from, packet.to);
+        let receiver = &self.servers[to];
+        if receiver.life() != packet.to_life {
+            return Ok(());
+        }
+        if self.now < receiver.paused_until && receiver.node.is_some() {
+            self.agenda
+                .add(receiver.paused_until, Event::Arrive(packet));
+            return Ok(());
+        }
+        if self.network.is_cut(from, to) || receiver.node.is_none() {
+            self.lose(from, to);
+            return Ok(());
+        }
+        if !self.is_welcome(from, to, &packet.hello) {
+            self.hit(Mark::HelloRefused);
+            self.lose(from, to);
+            return Ok(());
+        }
+        let sender = self.servers[from].id;
+        self.story.tell(self.now, || {
+            let (from, to) = (&self.servers[from].name, &self.servers[to].name);
+            format!("  {from} → {to}: {}", tale::message(&packet.message))
+        });
+        if let Some(node) = &self.servers[to].node {
+            node.deliver(sender, packet.message);
+        }
+        self.request_turn(to);
+        Ok(())
+    }
+
+    /// Whether both sides speak with each other. The greeting is that of the
+    /// connection a message came by; it outlives the process that sent it.
+    pub fn is_welcome(&self, from: usize, to: usize, hello: &Hello) -> bool {
+        let (sender, receiver) = (&self.servers[from], &self.servers[to]);
+        let still_there = sender.incarnation == hello.incarnation;
+        receiver.book.accepts(hello) && (!still_there || sender.book.accepts(&receiver.book.hello))
+    }
+}
+
+/// What a slow link adds, in microseconds.
+const SLOW: u64 = 300_000;

@@ -1,0 +1,237 @@
+//! One simulated server: a disk, a clock, and a process that comes and goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::disk::{Disk, MemoryDisk};
+use crate::membership::GoDuration;
+use crate::membership::autopilot::AutopilotConfig;
+use crate::node::manual::{ManualNode, ManualOptions};
+use crate::node::{SnapshotThresholds, node_number};
+use crate::peer::Hello;
+use crate::peer::hello::judge;
+use crate::raft::{Config, ReadMode};
+use crate::types::{ClusterId, Incarnation, LogIndex, Member, Millis, NodeId};
+use crate::wal::WalOptions;
+
+use super::agenda::Moment;
+use super::clients::Ask;
+use super::clock::Clock;
+use super::history::Life;
+use super::options::NodeSettings;
+
+/// All servers are of this cluster.
+pub(super) const CLUSTER: ClusterId = ClusterId([0x5C; 16]);
+
+/// How a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Its process runs (or stands still).
+    Up,
+    /// Its process ended; another start is planned.
+    Down,
+    /// Its process ended and does not start until all is healed.
+    Held,
+    /// Its directory is gone or refused: down until an operator acts.
+    Lost,
+}
+
+/// One server.
+pub(super) struct Server {
+    pub name: String,
+    pub id: NodeId,
+    pub incarnation: Incarnation,
+    pub disk: MemoryDisk,
+    pub clock: Clock,
+    pub presence: Presence,
+    pub node: Option<ManualNode>,
+    /// Counts processes, so that events meant for a former one are known.
+    pub run: u64,
+    /// When the raft thread gets its next turn.
+    pub wake_at: Option<Moment>,
+    pub apply_is_due: bool,
+    /// Counts durable writes, so that idleness is noticed.
+    pub writes: u64,
+    pub paused_until: Moment,
+    pub stalled_until: Moment,
+    /// Something on its disk was made to decay.
+    pub is_rotten: bool,
+    /// The disk has failed a call on purpose, or has no room.
+    pub is_faulty: bool,
+    /// Nothing on the disk could be mistaken for a torn write when it decays.
+    pub is_marked: bool,
+    pub book: Book,
+    pub asks: Vec<Ask>,
+}
+
+/// Who a process speaks with, and what it says of itself.
+pub(super) struct Book {
+    pub hello: Arc<Hello>,
+    /// Members, and those that left a moment ago.
+    pub members: BTreeMap<NodeId, Member>,
+    pub departed: BTreeSet<NodeId>,
+    /// Known from the join answer.
+    pub learned: BTreeSet<NodeId>,
+}
+
+impl Server {
+    pub fn new(seat: usize, incarnation: Incarnation, clock: Clock) -> Self {
+        let name = format!("n{}", seat + 1);
+        let id = node_number(&name);
+        Self {
+            book: Book::new(&name, id, incarnation),
+            name,
+            id,
+            incarnation,
+            disk: MemoryDisk::new(),
+            clock,
+            presence: Presence::Down,
+            node: None,
+            run: 0,
+            wake_at: None,
+            apply_is_due: false,
+            writes: 0,
+            paused_until: Moment(0),
+            stalled_until: Moment(0),
+            is_rotten: false,
+            is_faulty: false,
+            is_marked: true,
+            asks: Vec::new(),
+        }
+    }
+
+    /// What history calls it.
+    pub fn life(&self) -> Life {
+        Life {
+            node: self.id,
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// Its record in a membership.
+    pub fn member(&self) -> Member {
+        Member {
+            name: self.name.clone(),
+            address: format!("{}:8201", self.name),
+            incarnation: self.incarnation,
+            non_voter: false,
+        }
+    }
+
+    /// What it is opened with; `salt` differs from start to start.
+    pub fn options(&self, settings: &NodeSettings, salt: u64) -> ManualOptions {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        ManualOptions {
+            disk,
+            directory: PathBuf::from("/data"),
+            name: self.name.clone(),
+            config: config(self.id, settings, salt),
+            thresholds: SnapshotThresholds {
+                entries: settings.snapshot_entries,
+                bytes: 1 << 20,
+            },
+            autopilot: AutopilotConfig {
+                server_stabilization_time: GoDuration::from_milliseconds(
+                    settings.stabilization_milliseconds,
+                ),
+                last_contact_threshold: GoDuration::from_seconds(2),
+                max_trailing_logs: 20,
+                ..AutopilotConfig::default()
+            },
+            wal: WalOptions {
+                segment_bytes: settings.segment_bytes,
+                batch_bytes_max: 4096,
+                prepare_in_background: false,
+                salt_seed: salt,
+                ..WalOptions::default()
+            },
+        }
+    }
+
+    /// Whether its process can do something now.
+    pub fn is_awake(&self, now: Moment) -> bool {
+        self.node.is_some() && self.paused_until <= now
+    }
+}
+
+impl Book {
+    pub fn new(name: &str, id: NodeId, incarnation: Incarnation) -> Self {
+        Self {
+            hello: Arc::new(Hello {
+                cluster: CLUSTER,
+                node: id,
+                name: name.to_owned(),
+                incarnation,
+                api_address: String::new(),
+                cluster_address: String::new(),
+                version: String::new(),
+                membership_index: LogIndex(0),
+            }),
+            members: BTreeMap::new(),
+            departed: BTreeSet::new(),
+            learned: BTreeSet::new(),
+        }
+    }
+
+    /// Takes a new membership; whether anybody left.
+    pub fn change(&mut self, index: LogIndex, members: BTreeMap<NodeId, Member>) -> bool {
+        let before = std::mem::replace(&mut self.members, members);
+        for (id, member) in before {
+            if let std::collections::btree_map::Entry::Vacant(free) = self.members.entry(id) {
+                free.insert(member);
+                self.departed.insert(id);
+            } else {
+                self.departed.remove(&id);
+            }
+        }
+        let mut hello = Hello::clone(&self.hello);
+        hello.membership_index = index;
+        self.hello = Arc::new(hello);
+        !self.departed.is_empty()
+    }
+
+    /// Those that left are spoken with no longer.
+    pub fn forget_departed(&mut self) {
+        for id in std::mem::take(&mut self.departed) {
+            self.members.remove(&id);
+        }
+    }
+
+    /// Whether it calls that node at all.
+    pub fn can_call(&self, id: NodeId) -> bool {
+        self.members.contains_key(&id) || self.learned.contains(&id)
+    }
+
+    /// Whether it speaks with whoever greets so.
+    pub fn accepts(&self, hello: &Hello) -> bool {
+        judge(&self.hello, &self.members, hello).is_ok()
+    }
+}
+
+fn config(id: NodeId, settings: &NodeSettings, seed: u64) -> Config {
+    Config {
+        id,
+        election_timeout_min: ELECTION_MIN,
+        election_timeout_max: ELECTION_MAX,
+        heartbeat_interval: HEARTBEAT,
+        inflight_messages_max: settings.inflight_messages_max,
+        inflight_bytes_max: settings.inflight_bytes_max,
+        message_bytes_max: settings.message_bytes_max,
+        uncommitted_bytes_max: settings.uncommitted_bytes_max,
+        cache_bytes_max: settings.cache_bytes_max,
+        trailing_entries: settings.trailing_entries,
+        read_mode: match settings.lease_drift {
+            0 => ReadMode::Quorum,
+            drift_permille => ReadMode::Lease { drift_permille },
+        },
+        disk_stall_timeout: Millis(settings.stall_milliseconds),
+        seed,
+    }
+}
+
+// As in production.
+const HEARTBEAT: Millis = Millis(100);
+const ELECTION_MIN: Millis = Millis(500);
+/// The longest election timeout.
+pub(super) const ELECTION_MAX: Millis = Millis(1000);

@@ -1,0 +1,226 @@
+//! Snapshot streams, as the transport runs them: offered, resumed where the
+//! receiver left off, chunk by chunk, staged at the end, cut at any point.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::peer::{SnapshotOffer, SnapshotSink, SnapshotSource};
+use crate::types::NodeId;
+
+use super::coverage::Mark;
+use super::world::{Event, Step, World};
+
+/// All streams under way.
+#[derive(Default)]
+pub(super) struct Streams {
+    open: BTreeMap<u64, Stream>,
+    begun: u64,
+}
+
+struct Stream {
+    from: usize,
+    from_run: u64,
+    to: usize,
+    to_run: u64,
+    to_id: NodeId,
+    source: Arc<dyn SnapshotSource>,
+    offer: SnapshotOffer,
+    /// Absent until the receiver has answered the offer.
+    sink: Option<Box<dyn SnapshotSink>>,
+}
+
+/// How far one step of a stream came.
+enum Progress {
+    Going,
+    Staged,
+    Failed(String),
+}
+
+impl Streams {
+    /// A process ended; the senders to it notice when they go on. What was
+    /// received is dropped with the process.
+    pub fn end_of_process(&mut self, seat: usize) {
+        let streams = self.open.values_mut().filter(|stream| stream.to == seat);
+        let sinks = streams.filter_map(|stream| stream.sink.take());
+        sinks.for_each(drop);
+    }
+
+    /// Streams to and from anybody.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.open.keys().copied().collect()
+    }
+}
+
+impl World {
+    /// A core wants its newest snapshot streamed.
+    pub fn begin_stream(&mut self, from: usize, to_id: NodeId) {
+        let server = &self.servers[from];
+        let run = server.run;
+        let fail = Event::StreamFailed {
+            seat: from,
+            run,
+            to: to_id,
+        };
+        let source = server.node.as_ref().and_then(|node| node.newest_snapshot());
+        let seat = self.seats.get(&to_id).copied();
+        let (Some(source), Some(to)) = (source, seat) else {
+            self.agenda.add(self.now, fail);
+            return;
+        };
+        self.streams.begun += 1;
+        let number = self.streams.begun;
+        let delay = self.network.delay(from, to) * 2;
+        self.streams.open.insert(
+            number,
+            Stream {
+                from,
+                from_run: run,
+                to,
+                to_run: self.servers[to].run,
+                to_id,
+                offer: source.offer(),
+                source,
+                sink: None,
+            },
+        );
+        self.story.tell(self.now, || {
+            let (from, to) = (&self.servers[from].name, &self.servers[to].name);
+            format!("{from} offers {to} a snapshot")
+        });
+        self.agenda.add(self.now.plus(delay), Event::Stream(number));
+    }
+
+    /// The next step of a stream is due.
+    pub fn stream_goes_on(&mut self, number: u64) -> Step {
+        let Some(mut stream) = self.streams.open.remove(&number) else {
+            return Ok(());
+        };
+        let awake = self.servers[stream.from]
+            .paused_until
+            .max(self.servers[stream.to].paused_until);
+        if self.now < awake && self.servers[stream.to].node.is_some() {
+            self.streams.open.insert(number, stream);
+            self.agenda.add(awake, Event::Stream(number));
+            return Ok(());
+        }
+        let to = stream.to;
+        let progress = self.advance(&mut stream);
+        match progress {
+            Progress::Going => {
+                let delay = self.network.delay(stream.from, stream.to);
+                self.agenda.add(self.now.plus(delay), Event::Stream(number));
+                self.streams.open.insert(number, stream);
+            }
+            Progress::Staged => self.stream_succeeded(&stream),
+            Progress::Failed(reason) => self.stream_fails(stream, &reason),
+        }
+        self.settle(to)
+    }
+
+    fn stream_succeeded(&mut self, stream: &Stream) {
+        self.hit(Mark::SnapshotStreamed);
+        let sender = &self.servers[stream.from];
+        if sender.run == stream.from_run
+            && let Some(node) = &sender.node
+        {
+            node.streamed(stream.to_id, Some(stream.offer.meta.clone()));
+            self.request_turn(stream.from);
+        }
+    }
+
+    fn stream_fails(&mut self, stream: Stream, reason: &str) {
+        self.story.tell(self.now, || {
+            let (from, to) = (
+                &self.servers[stream.from].name,
+                &self.servers[stream.to].name,
+            );
+            format!("snapshot {from} → {to} fails: {reason}")
+        });
+        let event = Event::StreamFailed {
+            seat: stream.from,
+            run: stream.from_run,
+            to: stream.to_id,
+        };
+        self.agenda
+            .add(self.now.plus_milliseconds(RETRY_PAUSE), event);
+    }
+
+    /// Cuts a stream: its sink keeps what it has for the next.
+    pub fn cut_stream(&mut self, number: u64) {
+        if let Some(stream) = self.streams.open.remove(&number) {
+            self.hit(Mark::SnapshotCut);
+            self.stream_fails(stream, "the connection broke");
+        }
+    }
+
+    fn advance(&mut self, stream: &mut Stream) -> Progress {
+        let (from, to) = (stream.from, stream.to);
+        let failed = |reason: &str| Progress::Failed(reason.to_owned());
+        let (sender, receiver) = (&self.servers[from], &self.servers[to]);
+        if sender.node.is_none() || sender.run != stream.from_run {
+            return failed("the sender is gone");
+        }
+        let Some(node) = &receiver.node else {
+            return failed("the receiver is gone");
+        };
+        if receiver.run != stream.to_run {
+            return failed("the receiver is another process");
+        }
+        if self.network.is_cut(from, to) || self.network.is_cut(to, from) {
+            return failed("no connection");
+        }
+        if !self.is_welcome(from, to, &sender.book.hello) {
+            return failed("refused");
+        }
+        let Some(sink) = &mut stream.sink else {
+            let accepted = node.accept_snapshot(sender.id, &stream.offer);
+            return match accepted {
+                Ok(sink) => {
+                    if sink.held() > 0 {
+                        self.hit(Mark::SnapshotResumed);
+                    }
+                    stream.sink = Some(sink);
+                    self.supersede(to);
+                    Progress::Going
+                }
+                Err(reason) => Progress::Failed(reason),
+            };
+        };
+        let left = stream.offer.bytes - sink.held();
+        if left == 0 {
+            let finished = stream.sink.take().map(|sink| sink.finish());
+            return match finished {
+                Some(Err(error)) => Progress::Failed(error.0),
+                _ => Progress::Staged,
+            };
+        }
+        let chunk = self.plan.options.node.chunk_bytes;
+        let length = usize::try_from(left).unwrap_or(chunk).min(chunk);
+        let mut bytes = vec![0; length];
+        let offset = sink.held();
+        let copied = match stream.source.read(offset, &mut bytes) {
+            Ok(()) => sink.append(offset, &bytes).map_err(|error| error.0),
+            Err(error) => Err(error.0),
+        };
+        copied.map_or_else(Progress::Failed, |()| Progress::Going)
+    }
+
+    /// A newer stream to a node takes the place of older ones.
+    fn supersede(&mut self, to: usize) {
+        let older = |stream: &Stream| stream.to == to && stream.sink.is_some();
+        let open = self.streams.open.iter();
+        let numbers: Vec<u64> = open
+            .filter(|(_, stream)| older(stream))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            if let Some(stream) = self.streams.open.remove(&number) {
+                self.hit(Mark::SnapshotSuperseded);
+                self.stream_fails(stream, "another snapshot took this one's place");
+            }
+        }
+    }
+}
+
+/// As the transport of a real node waits, in milliseconds.
+const RETRY_PAUSE: u64 = 500;

@@ -1,0 +1,153 @@
+//! How a run is told: cores, messages and states in a few words.
+
+use crate::codec::crc32;
+use crate::raft::message::{AppendResult, Message};
+use crate::raft::{Effect, Input, Role, Status};
+use crate::store::View;
+
+use super::world::World;
+
+/// A digest of everything a store holds.
+pub(super) fn digest(view: &View) -> u64 {
+    let mut low = 0;
+    let mut high = 1;
+    for record in view.records() {
+        for bytes in [record.key.as_bytes(), &record.value[..]] {
+            low = crc32(low, bytes);
+            high = crc32(high, &low.to_le_bytes());
+        }
+    }
+    let place = [view.applied_term().0, view.membership_index().0];
+    for number in place {
+        low = crc32(low, &number.to_le_bytes());
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let role = match status.role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader if status.ready => "leader",
+        Role::Leader => "leader, not ready",
+    };
+    format!(
+        "{role} in {:?}, log to {:?}/{:?}, committed {:?}, applied {:?}",
+        status.term, status.last_term, status.last_index, status.commit_index, status.applied_index
+    )
+}
+
+/// A step, if anything came of it.
+pub(super) fn step(
+    world: &World,
+    seat: usize,
+    inputs: &[Input],
+    effects: &[Effect],
+    status_after: &Status,
+) -> String {
+    let mut parts: Vec<String> = inputs.iter().filter_map(input).collect();
+    parts.extend(effects.iter().filter_map(|item| effect(world, item)));
+    let name = &world.servers[seat].name;
+    format!("{name} [{}] {}", status(status_after), parts.join("; "))
+}
+
+fn input(input: &Input) -> Option<String> {
+    Some(match input {
+        Input::Tick => "tick".into(),
+        Input::Durable(mark) => format!("durable {:?}", mark.sequence),
+        Input::SnapshotTaken(meta) => format!("snapshot of {:?} taken", meta.index),
+        Input::SnapshotStreamed { delivered, .. } => format!(
+            "stream ended: {:?}",
+            delivered.as_ref().map(|meta| meta.index)
+        ),
+        _ => return None,
+    })
+}
+
+fn effect(world: &World, effect: &Effect) -> Option<String> {
+    Some(match effect {
+        Effect::Persist { mark, write } => {
+            let reset = write.reset_to.as_ref().map(|meta| meta.index);
+            let first = write.entries.first().map(|entry| entry.index);
+            let last = write.entries.last().map(|entry| entry.index);
+            format!(
+                "write {:?}: {:?} reset {reset:?} cut {:?} entries {first:?}..={last:?}",
+                mark.sequence, write.hard_state, write.truncate_from
+            )
+        }
+        Effect::Apply { entries } => {
+            let last = entries.last().map(|entry| entry.index);
+            format!("apply to {last:?}")
+        }
+        Effect::RestoreSnapshot(meta) => format!("restore snapshot of {:?}", meta.index),
+        Effect::ProposalAccepted { id, index, .. } => format!("{id:?} is {index:?}"),
+        Effect::Rejected { id, reason } => format!("{id:?} rejected: {reason}"),
+        Effect::ReadReady { id, index } => format!("{id:?} may be read at {index:?}"),
+        Effect::StreamSnapshot { to } => format!("stream a snapshot to {}", world.name(*to)),
+        Effect::Purge { through } => format!("purge to {through:?}"),
+        Effect::MembershipActive { index, membership } => {
+            let names = |ids: &std::collections::BTreeSet<crate::types::NodeId>| {
+                ids.iter().map(|id| world.name(*id)).collect::<Vec<_>>()
+            };
+            format!(
+                "members at {index:?}: voters {:?} outgoing {:?} learners {:?}",
+                names(&membership.voters),
+                names(&membership.voters_outgoing),
+                names(&membership.learners)
+            )
+        }
+        _ => return None,
+    })
+}
+
+pub(super) fn message(message: &Message) -> String {
+    let term = message.term();
+    let text = match message {
+        Message::VoteRequest {
+            pre,
+            last_index,
+            last_term,
+            transfer,
+            ..
+        } => {
+            let kind = if *pre { "pre-vote" } else { "vote" };
+            let why = if *transfer { " (transfer)" } else { "" };
+            format!("{kind}? log {last_term:?}/{last_index:?}{why}")
+        }
+        Message::VoteResponse { pre, granted, .. } => {
+            let kind = if *pre { "pre-vote" } else { "vote" };
+            format!("{kind} {}", if *granted { "granted" } else { "refused" })
+        }
+        Message::AppendEntries {
+            prev_index,
+            prev_term,
+            entries,
+            commit_index,
+            ..
+        } => format!(
+            "append {} after {prev_term:?}/{prev_index:?}, committed {commit_index:?}",
+            entries.len()
+        ),
+        Message::AppendResponse { result, .. } => match result {
+            AppendResult::Matched { match_index } => format!("matched {match_index:?}"),
+            AppendResult::Rejected {
+                prev_index,
+                hint_index,
+                ..
+            } => format!("no {prev_index:?}, try {hint_index:?}"),
+        },
+        Message::Heartbeat { commit_index, .. } => format!("heartbeat, committed {commit_index:?}"),
+        Message::HeartbeatResponse { .. } => "heartbeat answered".into(),
+        Message::InstallSnapshot { meta, .. } => format!("install snapshot of {:?}", meta.index),
+        Message::InstallSnapshotResponse { match_index, .. } => {
+            format!("installed {match_index:?}")
+        }
+        Message::TimeoutNow { .. } => "campaign now".into(),
+        Message::ReadIndexRequest { context, .. } => format!("read? #{context:x}"),
+        Message::ReadIndexResponse { context, index, .. } => {
+            format!("read #{context:x}: {index:?}")
+        }
+    };
+    format!("{term:?} {text}")
+}
