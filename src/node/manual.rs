@@ -50,6 +50,7 @@ pub(crate) struct ManualOptions {
     pub name: String,
     pub config: Config,
     pub thresholds: SnapshotThresholds,
+    pub checkpoint_interval: u64,
     pub autopilot: AutopilotConfig,
     pub wal: WalOptions,
 }
@@ -159,6 +160,7 @@ impl ManualNode {
         let foundation = Foundation {
             config: options.config.clone(),
             thresholds: options.thresholds,
+            checkpoint_interval: options.checkpoint_interval,
             autopilot: options.autopilot.clone(),
             board: Arc::clone(&board),
             snapshots: Arc::clone(&snapshots),
@@ -208,7 +210,7 @@ impl ManualNode {
     /// One turn of the raft thread: everything queued, then the clock.
     pub fn raft_turn(&mut self, now: Millis) {
         let first = self.parts.raft.events.try_recv().ok();
-        self.parts.raft.turn(first, now);
+        self.parts.raft.turn(first, || now);
     }
 
     /// When a turn is due though nothing happens.

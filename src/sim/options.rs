@@ -46,6 +46,8 @@ pub struct NodeSettings {
     pub trailing_entries: u64,
     /// Entries between snapshots.
     pub snapshot_entries: u64,
+    /// Entries between digests of the state.
+    pub checkpoint_interval: u64,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Bytes of a snapshot chunk on the network.
@@ -205,6 +207,7 @@ impl NodeSettings {
             cache_bytes_max: dice.pick(&[0, 500, 5000, 1 << 20]),
             trailing_entries: dice.pick(&[0, 2, 10, 50]),
             snapshot_entries: dice.pick(&[3, 10, 30, 100]),
+            checkpoint_interval: dice.pick(&[1, 16, 256]),
             segment_bytes: dice.pick(&[16 << 10, 32 << 10, 128 << 10]),
             chunk_bytes: dice.pick(&[1000, 5000, 1 << 19]),
             lease_drift: dice.pick(&[0, 0, 100]),

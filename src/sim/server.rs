@@ -131,6 +131,7 @@ impl Server {
                 entries: settings.snapshot_entries,
                 bytes: 1 << 20,
             },
+            checkpoint_interval: settings.checkpoint_interval,
             autopilot: AutopilotConfig {
                 server_stabilization_time: GoDuration::from_milliseconds(
                     settings.stabilization_milliseconds,
