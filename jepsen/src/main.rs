@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod ledger;
 mod load;
+mod mutants;
 mod process;
 mod scenario;
 mod sim;
@@ -39,6 +40,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Deterministic simulations of whole clusters, one a seed.
     Sim(sim::SimArguments),
+    /// Which layer of tests notices the bugs of the catalogue?
+    Mutants(mutants::MutantsArguments),
     #[command(flatten)]
     Experiment(Experiment),
 }
@@ -77,6 +80,7 @@ async fn main() -> ExitCode {
     let experiment = match Command::parse() {
         Command::Check(arguments) => return check::run(&arguments),
         Command::Sim(arguments) => return sim::run(&arguments),
+        Command::Mutants(arguments) => return mutants::run(&arguments),
         Command::Experiment(experiment) => experiment,
     };
     // Dropping the experiment ends its processes and removes its files, so an

@@ -1,0 +1,272 @@
+//! The layers of tests, cheapest first, and running one of them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+
+use super::patch::Patch;
+use super::tree::Tree;
+
+/// A way of testing; the order is that of their cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LayerName {
+    /// Tests beside the code, on chosen data.
+    Unit,
+    /// Told stories, whole clusters in memory.
+    Transcript,
+    /// Tests on drawn data against small models.
+    Proptest,
+    /// The log under a crash or a fault at every call.
+    Crash,
+    /// Random walks of whole clusters in memory.
+    Walk,
+    /// Every interleaving within small bounds.
+    Model,
+    /// Seeded simulation over disk, network and clock.
+    Sim,
+}
+
+impl std::str::FromStr for LayerName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        <Self as ValueEnum>::from_str(text, false)
+            .map_err(|_| anyhow::anyhow!("`{text}` is no layer"))
+    }
+}
+
+impl std::fmt::Display for LayerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = format!("{self:?}").to_lowercase();
+        f.pad(&name)
+    }
+}
+
+/// One test binary with a choice of its tests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Run {
+    /// The layer it belongs to.
+    pub layer: LayerName,
+    /// The tests of the library, or a test binary by name.
+    target: Option<&'static str>,
+    /// Names, or parts of them, of the tests to run.
+    chosen: Vec<String>,
+    /// And of those not to run.
+    skipped: Vec<String>,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every test passed.
+    Passed,
+    /// This one failed, perhaps others too.
+    Failed(String),
+    /// The time was up.
+    Hung,
+    /// The process ended by itself before its tests did.
+    Aborted(String),
+}
+
+/// The runs that could notice a patch, cheapest first.
+///
+/// # Errors
+/// A source file cannot be read.
+pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
+    let modules = modules_of(patch);
+    let properties = tree.properties(&modules)?;
+    let run = |layer, target, chosen: &[String], skipped: &[String]| Run {
+        layer,
+        target,
+        chosen: chosen.to_vec(),
+        skipped: skipped.to_vec(),
+    };
+    let named = |name: &str| [name.to_owned()];
+    let touches = |names: &[&str]| names.iter().any(|name| modules.contains(*name));
+    let beside: Vec<String> = modules.iter().map(|name| format!("{name}::")).collect();
+    let mut runs = vec![run(LayerName::Unit, None, &beside, &properties)];
+    if touches(&["raft", "codec", "types"]) {
+        runs.push(run(
+            LayerName::Transcript,
+            Some("raft"),
+            &named("transcripts"),
+            &[],
+        ));
+        let told = ["transcripts", "script", "notation"].map(str::to_owned);
+        runs.push(run(LayerName::Walk, Some("raft"), &[], &told));
+    }
+    if !properties.is_empty() {
+        runs.push(run(LayerName::Proptest, None, &properties, &[]));
+    }
+    if touches(&["wal", "disk", "codec", "types"]) {
+        runs.push(run(
+            LayerName::Proptest,
+            Some("wal"),
+            &named("properties"),
+            &[],
+        ));
+        runs.push(run(
+            LayerName::Crash,
+            Some("wal"),
+            &[],
+            &named("properties"),
+        ));
+    }
+    for (layer, target) in [(LayerName::Model, "model"), (LayerName::Sim, "sim")] {
+        if tree.has_test(target) {
+            runs.push(run(layer, Some(target), &[], &[]));
+        }
+    }
+    runs.sort();
+    Ok(runs)
+}
+
+/// The modules under `src` that a patch changes.
+fn modules_of(patch: &Patch) -> BTreeSet<String> {
+    let module = |path: &Path| {
+        let path = path.strip_prefix("src").ok()?;
+        let first = path.components().next()?.as_os_str().to_str()?;
+        Some(first.trim_end_matches(".rs").to_owned())
+    };
+    patch.paths().filter_map(module).collect()
+}
+
+impl Run {
+    /// Builds the binary; its path.
+    ///
+    /// # Errors
+    /// It does not build: the first error of the compiler.
+    pub fn build(&self, tree: &Tree) -> anyhow::Result<PathBuf> {
+        let mut command = Command::new("cargo");
+        command
+            .args(["test", "--offline", "--no-run", "--message-format", "json"])
+            .current_dir(&tree.root)
+            .env("CARGO_TARGET_DIR", &tree.target)
+            .stdin(Stdio::null());
+        match self.target {
+            None => command.arg("--lib"),
+            Some(name) => command.args(["--test", name]),
+        };
+        let output = command.output().context("run cargo")?;
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let messages = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let (mut executable, mut error) = (None, None);
+        for message in messages {
+            if let Some(path) = message["executable"].as_str() {
+                executable = Some(PathBuf::from(path));
+            }
+            if message["message"]["level"] == "error" && error.is_none() {
+                error = message["message"]["rendered"].as_str().map(str::to_owned);
+            }
+        }
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            bail!("does not build: {}", error.unwrap_or(stderr));
+        }
+        executable.context("cargo named no executable")
+    }
+
+    /// Runs the chosen tests, for at most `patience`.
+    ///
+    /// # Errors
+    /// The binary cannot be run, or none of its tests is chosen.
+    pub fn execute(
+        &self,
+        binary: &Path,
+        tree: &Tree,
+        patience: Duration,
+    ) -> anyhow::Result<Outcome> {
+        let output_path = tree.target.join("output");
+        let output = File::create(&output_path)?;
+        // A mutant that never stops asking for memory must not take it from
+        // everybody else.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"")])
+            .arg(binary)
+            .args(&self.chosen)
+            .args(self.skipped.iter().flat_map(|name| ["--skip", name]))
+            .current_dir(&tree.root)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stderr(output.try_clone()?)
+            .stdout(output)
+            .spawn()?;
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if patience <= started.elapsed() {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Outcome::Hung);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        judge(
+            &fs::read_to_string(&output_path).unwrap_or_default(),
+            status,
+        )
+    }
+}
+
+fn judge(output: &str, status: ExitStatus) -> anyhow::Result<Outcome> {
+    let mut failed = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    if let Some(name) = failed.next() {
+        return Ok(Outcome::Failed(name.to_owned()));
+    }
+    if !status.success() {
+        let last = output.lines().rfind(|line| !line.trim().is_empty());
+        let last = last.unwrap_or_default();
+        return Ok(Outcome::Aborted(format!("{status}: {last}")));
+    }
+    let ran = output.lines().any(|line| line.ends_with(" ... ok"));
+    ensure!(ran, "no test was run");
+    Ok(Outcome::Passed)
+}
+
+/// Address space of a test binary.
+const MEMORY_KIB: u64 = 6 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn first_failed_test_is_named() {
+        let output = "test a ... ok\ntest b::c ... FAILED\ntest d ... FAILED\n";
+        let status = ExitStatus::from_raw(101 << 8);
+        assert_eq!(
+            judge(output, status).expect("judged"),
+            Outcome::Failed("b::c".to_owned())
+        );
+    }
+
+    #[test]
+    fn process_that_dies_is_no_pass_and_no_test_is_no_verdict() {
+        let aborted = judge("test a ... ok\nstack overflow\n", ExitStatus::from_raw(6));
+        assert!(matches!(aborted.expect("judged"), Outcome::Aborted(_)));
+        assert!(judge("running 0 tests\n", ExitStatus::from_raw(0)).is_err());
+    }
+
+    #[test]
+    fn layers_are_ordered_by_cost_and_read_by_name() {
+        assert!(LayerName::Unit < LayerName::Transcript && LayerName::Walk < LayerName::Sim);
+        assert_eq!(
+            "crash".parse::<LayerName>().expect("known"),
+            LayerName::Crash
+        );
+        assert!("harness".parse::<LayerName>().is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! What came out, as lines and as a table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::layer::LayerName;
+
+/// What became of a mutant.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Noticed; every cheaper layer was not enough.
+    Killed {
+        /// The cheapest layer that notices.
+        layer: LayerName,
+        /// The test that failed first, or that time was up.
+        how: String,
+        /// How long that layer's tests ran.
+        test_time: Duration,
+    },
+    /// Nobody noticed.
+    Survived,
+    /// It could not be tried.
+    Error(String),
+}
+
+/// One mutant's line.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its number.
+    pub id: String,
+    /// What it does wrong.
+    pub bug: String,
+    /// What that breaks.
+    pub breaks: String,
+    /// Where it was seen.
+    pub source: String,
+    /// Who should notice.
+    pub expected: LayerName,
+    /// Who did.
+    pub verdict: Verdict,
+    /// Building and testing, all layers tried.
+    pub took: Duration,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64();
+        match &self.verdict {
+            Verdict::Killed { layer, how, .. } => {
+                write!(f, "{:<4} {layer:<10} {seconds:>6.1} s  {how}", self.id)?;
+                if *layer != self.expected {
+                    write!(f, "  (expected: {})", self.expected)?;
+                }
+                Ok(())
+            }
+            Verdict::Survived => write!(
+                f,
+                "{:<4} SURVIVED   {seconds:>6.1} s  {}",
+                self.id, self.bug
+            ),
+            Verdict::Error(error) => {
+                write!(f, "{:<4} ERROR      {seconds:>6.1} s  {error}", self.id)
+            }
+        }
+    }
+}
+
+/// The whole result, in Markdown.
+#[must_use]
+pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Duration) -> String {
+    let mut text = String::from(
+        "| mutant | bug | source | breaks | killed by | tests, s | with builds, s | noticed by |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    let mut by_layer: BTreeMap<LayerName, usize> = BTreeMap::new();
+    for row in rows {
+        let (layer, tests, how) = match &row.verdict {
+            Verdict::Killed {
+                layer,
+                how,
+                test_time,
+            } => {
+                *by_layer.entry(*layer).or_default() += 1;
+                (
+                    layer.to_string(),
+                    format!("{:.1}", test_time.as_secs_f64()),
+                    how.as_str(),
+                )
+            }
+            Verdict::Survived => ("**nobody**".to_owned(), String::new(), ""),
+            Verdict::Error(_) => ("**error**".to_owned(), String::new(), ""),
+        };
+        let seconds = row.took.as_secs_f64();
+        let (id, bug, source, breaks) = (&row.id, &row.bug, &row.source, &row.breaks);
+        writeln!(
+            text,
+            "| {id} | {bug} | {source} | {breaks} | {layer} | {tests} | {seconds:.1} | {how} |"
+        )
+        .expect("into memory");
+    }
+    let killed: usize = by_layer.values().sum();
+    let layers: Vec<String> = by_layer
+        .iter()
+        .map(|(layer, count)| format!("{layer} {count}"))
+        .collect();
+    writeln!(
+        text,
+        "\n{killed} of {} killed in {} s ({}); {} of the catalogue have no place here.",
+        rows.len(),
+        took.as_secs(),
+        layers.join(", "),
+        inapplicable.len(),
+    )
+    .expect("into memory");
+    text
+}

@@ -1,0 +1,349 @@
+//! The slim crate: a copy of the sources that tests of the lower layers need,
+//! under the same name, so that a mutant of the core builds in seconds.
+//!
+//! Which modules come along is computed: from those the tests name, everything
+//! they name in turn. Of `node` only the pure driver comes, unless the whole is
+//! asked for. Files are written only when they differ, so an unchanged tree is
+//! not built again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::patch::Patch;
+
+/// How much of the sources a slim crate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// The core, the log, snapshots, the store, and what simulates them.
+    Core,
+    /// And the threads, the transport and the membership policy.
+    Node,
+}
+
+/// Test binaries that run against a slim crate, where they exist.
+const TESTS: [&str; 4] = ["raft", "wal", "model", "sim"];
+/// Modules mutants are made in, beside those that the tests name.
+const CORE: [&str; 4] = ["raft", "wal", "snapshot", "store"];
+
+/// A slim crate on disk.
+#[derive(Debug)]
+pub struct Tree {
+    /// The repository it is a copy of.
+    source: PathBuf,
+    /// Where it is.
+    pub root: PathBuf,
+    /// Where it is built; trees of one worker share the dependencies.
+    pub target: PathBuf,
+    modules: BTreeSet<String>,
+    extent: Extent,
+}
+
+impl Tree {
+    /// Makes, or brings up to date, the slim crate of one worker.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn prepare(source: &Path, extent: Extent, worker: usize) -> anyhow::Result<Self> {
+        let folder = source.join(format!("target/mutants/worker-{worker}"));
+        let name = match extent {
+            Extent::Core => "core",
+            Extent::Node => "node",
+        };
+        let mut tree = Self {
+            source: source.to_owned(),
+            root: folder.join(name),
+            target: folder.join("target"),
+            modules: BTreeSet::new(),
+            extent,
+        };
+        tree.modules = tree.reachable_modules()?;
+        let wanted = tree.wanted_files()?;
+        write_files(&tree.root, &wanted)?;
+        remove_others(&tree.root, &tree.root, &wanted)?;
+        Ok(tree)
+    }
+
+    /// Whether a patch changes only what is in here.
+    #[must_use]
+    pub fn holds(&self, patch: &Patch) -> bool {
+        patch.paths().all(|path| self.is_original(path))
+    }
+
+    /// Makes a mutant; [`Tree::restore`] undoes it.
+    ///
+    /// # Errors
+    /// The patch does not fit, or a file cannot be written.
+    pub fn mutate(&self, patch: &Patch) -> anyhow::Result<()> {
+        for (path, text) in patch.apply(&self.root)? {
+            fs::write(self.root.join(path), text)?;
+        }
+        Ok(())
+    }
+
+    /// The files of a patch as they were.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn restore(&self, patch: &Patch) -> anyhow::Result<()> {
+        for path in patch.paths() {
+            let original = fs::read(self.source.join(path))?;
+            fs::write(self.root.join(path), original)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a test binary.
+    #[must_use]
+    pub fn has_test(&self, name: &str) -> bool {
+        self.root.join("tests").join(name).is_dir()
+    }
+
+    /// Names of property tests beside the code of some modules.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn properties(&self, modules: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for module in modules {
+            for (_, bytes) in self.files_of(module)? {
+                names.extend(properties_in(&String::from_utf8_lossy(&bytes)));
+            }
+        }
+        Ok(names)
+    }
+
+    fn is_original(&self, path: &Path) -> bool {
+        let is_generated = path == Path::new("src/lib.rs")
+            || (self.extent == Extent::Core && path == Path::new("src/node/mod.rs"));
+        self.root.join(path).is_file() && !is_generated
+    }
+
+    fn tests(&self) -> impl Iterator<Item = PathBuf> {
+        let all = TESTS.iter().map(|name| Path::new("tests").join(name));
+        all.filter(|path| self.source.join(path).is_dir())
+    }
+
+    fn reachable_modules(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut open: Vec<String> = CORE.map(str::to_owned).into();
+        if self.extent == Extent::Node {
+            open.push("node".to_owned());
+        }
+        for folder in self.tests() {
+            for bytes in files_under(&self.source, &folder)?.into_values() {
+                open.extend(named_after(&String::from_utf8_lossy(&bytes), "holdfast::"));
+            }
+        }
+        let mut reached = BTreeSet::new();
+        while let Some(module) = open.pop() {
+            let exists = self.source.join("src").join(&module).is_dir();
+            if !exists || !reached.insert(module.clone()) {
+                continue;
+            }
+            for bytes in self.files_of(&module)?.into_values() {
+                open.extend(named_after(&String::from_utf8_lossy(&bytes), "crate::"));
+            }
+        }
+        Ok(reached)
+    }
+
+    /// The files of a module that come along.
+    fn files_of(&self, module: &str) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let mut files = files_under(&self.source, &Path::new("src").join(module))?;
+        if module == "node" && self.extent == Extent::Core {
+            files.retain(|path, _| path.starts_with("src/node/driver") || is_driver(path));
+        }
+        Ok(files)
+    }
+
+    fn wanted_files(&self) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for module in &self.modules {
+            files.extend(self.files_of(module)?);
+        }
+        if self.extent == Extent::Core && self.modules.contains("node") {
+            let text = "//! The pure part.\n\npub mod driver;\n";
+            files.insert(PathBuf::from("src/node/mod.rs"), text.into());
+        }
+        let modules = self.modules.iter().map(|name| format!("pub mod {name};\n"));
+        let library = format!("//! A part of Holdfast.\n\n{}", modules.collect::<String>());
+        files.insert(PathBuf::from("src/lib.rs"), library.into());
+        for folder in self.tests() {
+            files.extend(files_under(&self.source, &folder)?);
+        }
+        let manifest = fs::read_to_string(self.source.join("Cargo.toml"))?;
+        files.insert("Cargo.toml".into(), manifest_for(&manifest, &files).into());
+        // Cargo drops from it what is not used.
+        let lock = fs::read(self.source.join("Cargo.lock"))?;
+        if !self.root.join("Cargo.lock").exists() {
+            files.insert("Cargo.lock".into(), lock);
+        }
+        Ok(files)
+    }
+}
+
+fn is_driver(path: &Path) -> bool {
+    path == Path::new("src/node/driver.rs")
+}
+
+/// The root's manifest, cut to the dependencies that `files` name.
+fn manifest_for(root: &str, files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
+    let sources: String = files
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|(_, bytes)| String::from_utf8_lossy(bytes))
+        .collect();
+    let is_used = |line: &&str| {
+        let name = line
+            .split([' ', '='])
+            .next()
+            .unwrap_or_default()
+            .replace('-', "_");
+        let path = format!("{name}::");
+        !name.is_empty() && name != "holdfast" && sources.contains(&path)
+    };
+    let lines = |title: &str| -> String {
+        let after = root.lines().skip_while(|line| *line != title).skip(1);
+        let section = after.take_while(|line| !line.starts_with('['));
+        section
+            .filter(is_used)
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    format!(
+        "[package]\nname = \"holdfast\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+         publish = false\n\n[workspace]\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
+         [dependencies]\n{}\n[dev-dependencies]\n{}\n[profile.dev]\ndebug = 0\n\n\
+         [profile.dev.package.\"*\"]\nopt-level = 1\n\n\
+         [lints.rust]\nwarnings = \"allow\"\n",
+        lines("[dependencies]"),
+        lines("[dev-dependencies]"),
+    )
+}
+
+/// The modules named after a prefix: `crate::raft::…`, `crate::{raft, wal}`.
+fn named_after(text: &str, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in text.match_indices(prefix) {
+        let rest = &text[at + prefix.len()..];
+        let list = match rest.strip_prefix('{') {
+            Some(inside) => inside.split('}').next().unwrap_or_default(),
+            None => rest.split(|c: char| !is_name(c)).next().unwrap_or_default(),
+        };
+        for part in list.split(',') {
+            let name: String = part.trim().chars().take_while(|c| is_name(*c)).collect();
+            names.insert(name);
+        }
+    }
+    names.remove("");
+    names
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
+/// Names of the functions inside `proptest! { … }`.
+fn properties_in(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut inside = None;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let line = line.trim_start();
+        if line.starts_with("proptest! {") {
+            inside = Some(indent);
+        } else if inside == Some(indent) && line.starts_with('}') {
+            inside = None;
+        } else if inside.is_some()
+            && let Some(rest) = line.strip_prefix("fn ")
+        {
+            names.extend(rest.split('(').next().map(str::to_owned));
+        }
+    }
+    names
+}
+
+fn files_under(root: &Path, folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        let path = root.join(&folder);
+        for entry in fs::read_dir(&path).with_context(|| path.display().to_string())? {
+            let entry = entry?;
+            let inside = folder.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                open.push(inside);
+            } else {
+                files.insert(inside, fs::read(entry.path())?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn write_files(root: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> anyhow::Result<()> {
+    for (path, bytes) in files {
+        let path = root.join(path);
+        if fs::read(&path).is_ok_and(|present| present == *bytes) {
+            continue;
+        }
+        fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
+        fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn remove_others(
+    root: &Path,
+    folder: &Path,
+    wanted: &BTreeMap<PathBuf, Vec<u8>>,
+) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let inside = path.strip_prefix(root)?;
+        if path.is_dir() {
+            remove_others(root, &path, wanted)?;
+        } else if !wanted.contains_key(inside) && inside != Path::new("Cargo.lock") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_found_in_paths_and_lists() {
+        let text = "use crate::raft::{Raft, self};\nuse crate::{codec, wal::Wal};\ncrate::types::X";
+        let names: Vec<String> = named_after(text, "crate::").into_iter().collect();
+        assert_eq!(names, ["codec", "raft", "types", "wal"]);
+    }
+
+    #[test]
+    fn properties_are_told_from_other_tests() {
+        let text = "fn a() {}\n    proptest! {\n        #[test]\n        fn b(x in 0..1) {\n\
+                    \x20       }\n    }\n    fn c() {}\n";
+        assert_eq!(properties_in(text), ["b"]);
+    }
+
+    #[test]
+    fn manifest_keeps_only_what_is_named() {
+        let root = "[package]\n[dependencies]\nserde = \"1\"\nmemmap2 = \"2\"\n\n[dev-dependencies]\n\
+                    holdfast = { path = \".\" }\nproptest = \"1\"\n\n[profile.dev]\n";
+        let sources = BTreeMap::from([
+            (
+                PathBuf::from("a.rs"),
+                b"use memmap2::Mmap; proptest::x".to_vec(),
+            ),
+            (PathBuf::from("a.txt"), b"serde::no".to_vec()),
+        ]);
+        let manifest = manifest_for(root, &sources);
+        assert!(manifest.contains("[dependencies]\nmemmap2 = \"2\"\n\n"));
+        assert!(manifest.contains("[dev-dependencies]\nproptest = \"1\"\n"));
+        assert!(!manifest.contains("serde"));
+    }
+}
