@@ -183,7 +183,7 @@ impl Run {
         tree: &Tree,
         patience: Duration,
     ) -> anyhow::Result<Outcome> {
-        let output_path = tree.target.join("output");
+        let output_path = tree.root.join("output.txt");
         let output = File::create(&output_path)?;
         // A mutant that never stops asking for memory must not take it from
         // everybody else.

@@ -232,9 +232,9 @@ impl Worker {
     fn try_mutant(&self, mutant: &Mutant, layer: Option<LayerName>, patience: &Patience) -> Row {
         let started = Instant::now();
         let attempt = self.tree_of(mutant).and_then(|tree| {
-            tree.mutate(&mutant.patch)?;
+            let originals = tree.mutate(&mutant.patch)?;
             let verdict = first_kill(mutant, tree, layer, patience);
-            tree.restore(&mutant.patch)?;
+            tree.restore(&originals)?;
             verdict
         });
         Row {

@@ -28,6 +28,9 @@ const TESTS: [&str; 4] = ["raft", "wal", "model", "sim"];
 /// Modules mutants are made in, beside those that the tests name.
 const CORE: [&str; 4] = ["raft", "wal", "snapshot", "store"];
 
+/// Files by their path from the root of a tree.
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
 /// A slim crate on disk.
 #[derive(Debug)]
 pub struct Tree {
@@ -35,7 +38,7 @@ pub struct Tree {
     source: PathBuf,
     /// Where it is.
     pub root: PathBuf,
-    /// Where it is built; trees of one worker share the dependencies.
+    /// Where it is built: with the workspace, whose dependencies serve again.
     pub target: PathBuf,
     modules: BTreeSet<String>,
     extent: Extent,
@@ -55,7 +58,7 @@ impl Tree {
         let mut tree = Self {
             source: source.to_owned(),
             root: folder.join(name),
-            target: folder.join("target"),
+            target: source.join("target"),
             modules: BTreeSet::new(),
             extent,
         };
@@ -72,25 +75,29 @@ impl Tree {
         patch.paths().all(|path| self.is_original(path))
     }
 
-    /// Makes a mutant; [`Tree::restore`] undoes it.
+    /// Makes a mutant; [`Tree::restore`] undoes it with what this returns.
     ///
     /// # Errors
-    /// The patch does not fit, or a file cannot be written.
-    pub fn mutate(&self, patch: &Patch) -> anyhow::Result<()> {
-        for (path, text) in patch.apply(&self.root)? {
+    /// The patch does not fit, or a file cannot be read or written.
+    pub fn mutate(&self, patch: &Patch) -> anyhow::Result<Files> {
+        let changed = patch.apply(&self.root)?;
+        let mut originals = Files::new();
+        for path in changed.keys() {
+            originals.insert(path.clone(), fs::read(self.root.join(path))?);
+        }
+        for (path, text) in changed {
             fs::write(self.root.join(path), text)?;
         }
-        Ok(())
+        Ok(originals)
     }
 
-    /// The files of a patch as they were.
+    /// Puts the files of a mutant back.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn restore(&self, patch: &Patch) -> anyhow::Result<()> {
-        for path in patch.paths() {
-            let original = fs::read(self.source.join(path))?;
-            fs::write(self.root.join(path), original)?;
+    pub fn restore(&self, originals: &Files) -> anyhow::Result<()> {
+        for (path, bytes) in originals {
+            fs::write(self.root.join(path), bytes)?;
         }
         Ok(())
     }
@@ -150,7 +157,7 @@ impl Tree {
     }
 
     /// The files of a module that come along.
-    fn files_of(&self, module: &str) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+    fn files_of(&self, module: &str) -> anyhow::Result<Files> {
         let mut files = files_under(&self.source, &Path::new("src").join(module))?;
         if module == "node" && self.extent == Extent::Core {
             files.retain(|path, _| path.starts_with("src/node/driver") || is_driver(path));
@@ -158,7 +165,7 @@ impl Tree {
         Ok(files)
     }
 
-    fn wanted_files(&self) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+    fn wanted_files(&self) -> anyhow::Result<Files> {
         let mut files = BTreeMap::new();
         for module in &self.modules {
             files.extend(self.files_of(module)?);
@@ -189,7 +196,7 @@ fn is_driver(path: &Path) -> bool {
 }
 
 /// The root's manifest, cut to the dependencies that `files` name.
-fn manifest_for(root: &str, files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
+fn manifest_for(root: &str, files: &Files) -> String {
     let sources: String = files
         .iter()
         .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"))
@@ -215,7 +222,7 @@ fn manifest_for(root: &str, files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
     format!(
         "[package]\nname = \"holdfast\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
          publish = false\n\n[workspace]\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
-         [dependencies]\n{}\n[dev-dependencies]\n{}\n[profile.dev]\ndebug = 0\n\n\
+         [dependencies]\n{}\n[dev-dependencies]\n{}\n[profile.dev]\ndebug = \"line-tables-only\"\n\n\
          [profile.dev.package.\"*\"]\nopt-level = 1\n\n\
          [lints.rust]\nwarnings = \"allow\"\n",
         lines("[dependencies]"),
@@ -265,7 +272,7 @@ fn properties_in(text: &str) -> Vec<String> {
     names
 }
 
-fn files_under(root: &Path, folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
+fn files_under(root: &Path, folder: &Path) -> anyhow::Result<Files> {
     let mut files = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {
@@ -283,7 +290,7 @@ fn files_under(root: &Path, folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, V
     Ok(files)
 }
 
-fn write_files(root: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> anyhow::Result<()> {
+fn write_files(root: &Path, files: &Files) -> anyhow::Result<()> {
     for (path, bytes) in files {
         let path = root.join(path);
         if fs::read(&path).is_ok_and(|present| present == *bytes) {
@@ -295,11 +302,7 @@ fn write_files(root: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> anyhow::Resul
     Ok(())
 }
 
-fn remove_others(
-    root: &Path,
-    folder: &Path,
-    wanted: &BTreeMap<PathBuf, Vec<u8>>,
-) -> anyhow::Result<()> {
+fn remove_others(root: &Path, folder: &Path, wanted: &Files) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let inside = path.strip_prefix(root)?;
