@@ -171,8 +171,8 @@ fn fit(root: &Path, mutants: &[&Mutant], refresh: bool) -> anyhow::Result<bool> 
     Ok(misfits == 0)
 }
 
-/// How long each run may take.
-type Patience = BTreeMap<Run, Duration>;
+/// How long each run may take; `None`: it has no tests.
+type Patience = BTreeMap<Run, Option<Duration>>;
 
 /// One worker's trees.
 struct Worker {
@@ -214,16 +214,17 @@ impl Worker {
                 let started = Instant::now();
                 let outcome = run.execute(&binary, tree, UNCHANGED_PATIENCE)?;
                 let took = started.elapsed();
-                println!(
-                    "unchanged, {}: {outcome:?} in {:.1} s",
-                    run.layer,
-                    took.as_secs_f64()
-                );
+                let allowed = took * PATIENCE_FACTOR + PATIENCE_LEAST;
+                let passed = outcome == Outcome::Passed;
                 ensure!(
-                    outcome == Outcome::Passed,
-                    "{run:?} fails before any change"
+                    passed || outcome == Outcome::Empty,
+                    "{run:?} fails before any change: {outcome:?}"
                 );
-                patience.insert(run, took * PATIENCE_FACTOR + PATIENCE_LEAST);
+                if passed {
+                    let seconds = took.as_secs_f64();
+                    println!("unchanged, {}: passed in {seconds:.1} s", run.layer);
+                }
+                patience.insert(run, passed.then_some(allowed));
             }
         }
         Ok(patience)
@@ -263,12 +264,14 @@ fn first_kill(
     patience: &Patience,
 ) -> anyhow::Result<Verdict> {
     for run in chosen_runs(mutant, tree, layer)? {
+        let Some(patience) = patience.get(&run).copied().flatten() else {
+            continue;
+        };
         let binary = run.build(tree)?;
         let started = Instant::now();
-        let patience = patience.get(&run).copied().unwrap_or(UNCHANGED_PATIENCE);
         let outcome = run.execute(&binary, tree, patience)?;
         let how = match outcome {
-            Outcome::Passed => continue,
+            Outcome::Passed | Outcome::Empty => continue,
             Outcome::Failed(test) => test,
             Outcome::Hung => format!("no end within {} s", patience.as_secs()),
             Outcome::Aborted(how) => how,
