@@ -92,7 +92,7 @@ pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
     let touches = |names: &[&str]| names.iter().any(|name| modules.contains(*name));
     let beside: Vec<String> = modules.iter().map(|name| format!("{name}::")).collect();
     let mut runs = vec![run(LayerName::Unit, None, &beside, &properties)];
-    if touches(&["raft", "codec", "types"]) {
+    if tree.has_test("raft") && touches(&["raft", "codec", "types"]) {
         runs.push(run(
             LayerName::Transcript,
             Some("raft"),
@@ -105,7 +105,7 @@ pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
     if !properties.is_empty() {
         runs.push(run(LayerName::Proptest, None, &properties, &[]));
     }
-    if touches(&["wal", "disk", "codec", "types"]) {
+    if tree.has_test("wal") && touches(&["wal", "disk", "codec", "types"]) {
         runs.push(run(
             LayerName::Proptest,
             Some("wal"),

@@ -188,10 +188,12 @@ impl Worker {
         })
     }
 
-    /// The smallest tree that holds everything a mutant changes.
-    fn tree_of(&self, mutant: &Mutant) -> anyhow::Result<&Tree> {
+    /// The smallest tree that holds everything a mutant changes, and the tests
+    /// of the layer asked for.
+    fn tree_of(&self, mutant: &Mutant, layer: Option<LayerName>) -> anyhow::Result<&Tree> {
         [&self.core, &self.node]
             .into_iter()
+            .filter(|tree| layer != Some(LayerName::Sim) || tree.has_test("sim"))
             .find(|tree| tree.holds(&mutant.patch))
             .context("it changes a file that no slim crate holds")
     }
@@ -205,7 +207,9 @@ impl Worker {
     ) -> anyhow::Result<Patience> {
         let mut patience = Patience::new();
         for mutant in mutants {
-            let tree = self.tree_of(mutant).with_context(|| mutant.id.clone())?;
+            let tree = self
+                .tree_of(mutant, layer)
+                .with_context(|| mutant.id.clone())?;
             for run in chosen_runs(mutant, tree, layer)? {
                 if patience.contains_key(&run) {
                     continue;
@@ -232,7 +236,7 @@ impl Worker {
 
     fn try_mutant(&self, mutant: &Mutant, layer: Option<LayerName>, patience: &Patience) -> Row {
         let started = Instant::now();
-        let attempt = self.tree_of(mutant).and_then(|tree| {
+        let attempt = self.tree_of(mutant, layer).and_then(|tree| {
             let originals = tree.mutate(&mutant.patch)?;
             let verdict = first_kill(mutant, tree, layer, patience);
             tree.restore(&originals)?;

@@ -2,9 +2,9 @@
 //! under the same name, so that a mutant of the core builds in seconds.
 //!
 //! Which modules come along is computed: from those the tests name, everything
-//! they name in turn. Of `node` only the pure driver comes, unless the whole is
-//! asked for. Files are written only when they differ, so an unchanged tree is
-//! not built again.
+//! they name in turn. Of `node` and `sim` only the pure parts come, unless the
+//! whole is asked for. Files are written only when they differ, so an unchanged
+//! tree is not built again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,7 +24,17 @@ pub enum Extent {
 }
 
 /// Test binaries that run against a slim crate, where they exist.
-const TESTS: [&str; 4] = ["raft", "wal", "model", "sim"];
+const CORE_TESTS: [&str; 3] = ["raft", "wal", "model"];
+/// And against the larger one.
+const NODE_TESTS: [&str; 1] = ["sim"];
+/// What comes along of modules that the core does not need whole.
+const PARTS: [(&str, &[&str]); 2] = [
+    ("node", &["driver"]),
+    (
+        "sim",
+        &["history", "notation", "specification", "spec", "refinement"],
+    ),
+];
 /// Modules mutants are made in, beside those that the tests name.
 const CORE: [&str; 4] = ["raft", "wal", "snapshot", "store"];
 
@@ -123,20 +133,25 @@ impl Tree {
     }
 
     fn is_original(&self, path: &Path) -> bool {
+        let of_part = |module: &str| path == Path::new("src").join(module).join("mod.rs");
         let is_generated = path == Path::new("src/lib.rs")
-            || (self.extent == Extent::Core && path == Path::new("src/node/mod.rs"));
+            || (self.extent == Extent::Core && PARTS.iter().any(|(module, _)| of_part(module)));
         self.root.join(path).is_file() && !is_generated
     }
 
     fn tests(&self) -> impl Iterator<Item = PathBuf> {
-        let all = TESTS.iter().map(|name| Path::new("tests").join(name));
+        let names: &[&str] = match self.extent {
+            Extent::Core => &CORE_TESTS,
+            Extent::Node => &NODE_TESTS,
+        };
+        let all = names.iter().map(|name| Path::new("tests").join(name));
         all.filter(|path| self.source.join(path).is_dir())
     }
 
     fn reachable_modules(&self) -> anyhow::Result<BTreeSet<String>> {
         let mut open: Vec<String> = CORE.map(str::to_owned).into();
         if self.extent == Extent::Node {
-            open.push("node".to_owned());
+            open.extend(["node", "sim"].map(str::to_owned));
         }
         for folder in self.tests() {
             for bytes in files_under(&self.source, &folder)?.into_values() {
@@ -159,10 +174,25 @@ impl Tree {
     /// The files of a module that come along.
     fn files_of(&self, module: &str) -> anyhow::Result<Files> {
         let mut files = files_under(&self.source, &Path::new("src").join(module))?;
-        if module == "node" && self.extent == Extent::Core {
-            files.retain(|path, _| path.starts_with("src/node/driver") || is_driver(path));
+        if let Some(parts) = self.parts_of(module) {
+            let folder = Path::new("src").join(module);
+            files.retain(|path, _| {
+                let is_in = |part: &&str| {
+                    let inside = folder.join(part);
+                    path.starts_with(&inside) || *path == inside.with_extension("rs")
+                };
+                parts.iter().any(is_in)
+            });
         }
         Ok(files)
+    }
+
+    /// Which parts of a module come along; `None`: all.
+    fn parts_of(&self, module: &str) -> Option<&'static [&'static str]> {
+        let partial = PARTS.iter().find(|(name, _)| *name == module);
+        partial
+            .filter(|_| self.extent == Extent::Core)
+            .map(|(_, parts)| *parts)
     }
 
     fn wanted_files(&self) -> anyhow::Result<Files> {
@@ -170,12 +200,19 @@ impl Tree {
         for module in &self.modules {
             files.extend(self.files_of(module)?);
         }
-        if self.extent == Extent::Core && self.modules.contains("node") {
-            let text = "//! The pure part.\n\npub mod driver;\n";
-            files.insert(PathBuf::from("src/node/mod.rs"), text.into());
+        for module in &self.modules {
+            let present = |part: &&str| {
+                let path = Path::new("src").join(module).join(part);
+                files.contains_key(&path.with_extension("rs"))
+                    || files.contains_key(&path.join("mod.rs"))
+            };
+            if let Some(parts) = self.parts_of(module) {
+                let text = declarations(parts.iter().copied().filter(present));
+                let path = Path::new("src").join(module).join("mod.rs");
+                files.insert(path, text.into());
+            }
         }
-        let modules = self.modules.iter().map(|name| format!("pub mod {name};\n"));
-        let library = format!("//! A part of Holdfast.\n\n{}", modules.collect::<String>());
+        let library = declarations(self.modules.iter().map(String::as_str));
         files.insert(PathBuf::from("src/lib.rs"), library.into());
         for folder in self.tests() {
             files.extend(files_under(&self.source, &folder)?);
@@ -183,16 +220,18 @@ impl Tree {
         let manifest = fs::read_to_string(self.source.join("Cargo.toml"))?;
         files.insert("Cargo.toml".into(), manifest_for(&manifest, &files).into());
         // Cargo drops from it what is not used.
-        let lock = fs::read(self.source.join("Cargo.lock"))?;
-        if !self.root.join("Cargo.lock").exists() {
-            files.insert("Cargo.lock".into(), lock);
+        let (lock, copy) = (self.source.join("Cargo.lock"), self.root.join("Cargo.lock"));
+        let written = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+        if written(&copy) < written(&lock) {
+            files.insert("Cargo.lock".into(), fs::read(lock)?);
         }
         Ok(files)
     }
 }
 
-fn is_driver(path: &Path) -> bool {
-    path == Path::new("src/node/driver.rs")
+fn declarations<'a>(modules: impl Iterator<Item = &'a str>) -> String {
+    let lines: String = modules.map(|name| format!("pub mod {name};\n")).collect();
+    format!("//! A part of Holdfast.\n\n{lines}")
 }
 
 /// The root's manifest, cut to the dependencies that `files` name.
