@@ -136,7 +136,36 @@ impl Walk {
                     }
                 }
             }
+            self.tempt();
             self.collect_answers();
+        }
+    }
+
+    /// A leader that does not know yet of its successor is asked to read just
+    /// when that has committed something: the moment that leases get wrong.
+    fn tempt(&mut self) {
+        let Some(newest) = self.cluster.leader() else {
+            return;
+        };
+        let leads = |id: &NodeId| {
+            let status = self.cluster.status(*id);
+            *id != newest && status.is_some_and(|status| status.role == Role::Leader)
+        };
+        let Some(old) = self.cluster.ids().into_iter().find(leads) else {
+            return;
+        };
+        let request = self.cluster.next_request();
+        if self.dice.percent(50) {
+            self.open.insert((old, request));
+            self.cluster.step(old, Input::ReadIndex { id: request });
+        } else if self.dice.percent(20) {
+            self.open.insert((newest, request));
+            let payload = EntryPayload::Command(b"new".as_slice().into());
+            let input = Input::Propose {
+                id: request,
+                payload,
+            };
+            self.cluster.step(newest, input);
         }
     }
 
