@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast::types::{
-    Entry, EntryPayload, HardState, LogIndex, LogWrite, Membership, SnapshotMeta, Term,
+    Checkpoint, Entry, EntryPayload, HardState, LogIndex, LogWrite, Membership, SnapshotMeta, Term,
 };
 
 /// The log as a disk holds it.
@@ -106,6 +106,13 @@ impl Store {
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = Arc::clone(membership);
             self.membership_index = entry.index;
+        }
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            index: self.applied.0,
+            digest: self.digest.into(),
         }
     }
 

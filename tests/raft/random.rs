@@ -56,12 +56,18 @@ struct Walk {
     cluster: Cluster,
     weather: Weather,
     open: BTreeSet<(NodeId, RequestId)>,
+    /// Nodes whose disks hang.
+    stalled: BTreeSet<NodeId>,
     proposals: u64,
 }
+
+/// By how much clocks differ at most when leases are trusted.
+const DRIFT_PERMILLE: u64 = 100;
 
 impl Walk {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9ABC_DEF1));
+        let has_leases = dice.percent(50);
         let config = Config {
             id: NodeId(0),
             election_timeout_min: Millis(100),
@@ -73,7 +79,13 @@ impl Walk {
             uncommitted_bytes_max: 2000,
             cache_bytes_max: dice.pick(&[0, 300, 100_000]),
             trailing_entries: dice.pick(&[0, 3, 20]),
-            read_mode: ReadMode::Quorum,
+            read_mode: if has_leases {
+                ReadMode::Lease {
+                    drift_permille: DRIFT_PERMILLE as u32,
+                }
+            } else {
+                ReadMode::Quorum
+            },
             disk_stall_timeout: Millis(400),
             seed,
         };
@@ -83,7 +95,11 @@ impl Walk {
         let (founders, joiners) = ids.split_at(voters + learner_count);
         let (voters, learners) = founders.split_at(voters);
         let mut cluster = Cluster::new(config, voters, learners, joiners);
+        cluster.checkpoint_interval = dice.pick(&[0, 1, 4, 16]);
         for id in cluster.ids() {
+            // Before anything but the start happened: its clock jumps ahead.
+            let drift = dice.below(DRIFT_PERMILLE + 1);
+            cluster.node_mut(id).clock_permille = 1000 + drift;
             cluster.node_mut(id).disk_is_manual = true;
             cluster.node_mut(id).store_is_manual = true;
         }
@@ -99,6 +115,7 @@ impl Walk {
             cluster,
             weather,
             open: BTreeSet::new(),
+            stalled: BTreeSet::new(),
             proposals: 0,
         }
     }
@@ -119,7 +136,36 @@ impl Walk {
                     }
                 }
             }
+            self.tempt();
             self.collect_answers();
+        }
+    }
+
+    /// A leader that does not know yet of its successor is asked to read just
+    /// when that has committed something: the moment that leases get wrong.
+    fn tempt(&mut self) {
+        let Some(newest) = self.cluster.leader() else {
+            return;
+        };
+        let leads = |id: &NodeId| {
+            let status = self.cluster.status(*id);
+            *id != newest && status.is_some_and(|status| status.role == Role::Leader)
+        };
+        let Some(old) = self.cluster.ids().into_iter().find(leads) else {
+            return;
+        };
+        let request = self.cluster.next_request();
+        if self.dice.percent(50) {
+            self.open.insert((old, request));
+            self.cluster.step(old, Input::ReadIndex { id: request });
+        } else if self.dice.percent(20) {
+            self.open.insert((newest, request));
+            let payload = EntryPayload::Command(b"new".as_slice().into());
+            let input = Input::Propose {
+                id: request,
+                payload,
+            };
+            self.cluster.step(newest, input);
         }
     }
 
@@ -157,7 +203,7 @@ impl Walk {
         let step = self.dice.pick(&[1, 3, 3, 10]);
         self.cluster.now = Millis(self.cluster.now.0 + step);
         for id in self.cluster.ids() {
-            if self.cluster.deadline(id) <= self.cluster.now && self.dice.percent(80) {
+            if self.cluster.is_due(id) && self.dice.percent(80) {
                 self.cluster.tick(id);
             }
         }
@@ -166,7 +212,9 @@ impl Walk {
     fn sync(&mut self) {
         let id = self.node();
         let count = self.dice.pick(&[1, 2, usize::MAX]);
-        self.cluster.sync(id, count);
+        if !self.stalled.contains(&id) {
+            self.cluster.sync(id, count);
+        }
     }
 
     fn work(&mut self) {
@@ -210,7 +258,7 @@ impl Walk {
             }
         }
         self.cluster.step_all(id, inputs);
-        if self.dice.percent(10) {
+        if self.dice.percent(25) {
             let reader = self.node();
             if self.cluster.is_up(reader) {
                 let request = self.cluster.next_request();
@@ -227,7 +275,7 @@ impl Walk {
         }
         let request = self.cluster.next_request();
         self.open.insert((id, request));
-        if self.dice.percent(15) {
+        if self.dice.percent(25) {
             let target = self.dice.percent(50).then(|| self.node());
             self.cluster.step(
                 id,
@@ -271,7 +319,7 @@ impl Walk {
 
     fn fault(&mut self) {
         let id = self.node();
-        match self.dice.below(12) {
+        match self.dice.below(14) {
             0..4 if self.cluster.is_up(id) => {
                 let survivors = self.dice.below(4) as usize;
                 let published = self.dice.percent(50);
@@ -296,6 +344,8 @@ impl Walk {
                 self.cluster.finish_stream(position, succeed);
             }
             11 => self.replace(id),
+            12 => drop(self.stalled.insert(id)),
+            13 => self.stalled.clear(),
             _ => {}
         }
     }
@@ -342,6 +392,7 @@ impl Walk {
     /// Heals everything and demands a cluster that works.
     fn calm(&mut self) {
         self.cluster.cut.clear();
+        self.stalled.clear();
         for id in self.cluster.ids() {
             self.cluster.node_mut(id).disk_is_manual = false;
             self.cluster.node_mut(id).store_is_manual = false;
@@ -376,7 +427,7 @@ impl Walk {
         for _ in 0..milliseconds {
             self.cluster.now = Millis(self.cluster.now.0 + 1);
             for id in self.cluster.ids() {
-                if self.cluster.deadline(id) <= self.cluster.now {
+                if self.cluster.is_due(id) {
                     self.cluster.tick(id);
                 }
             }

@@ -6,6 +6,8 @@
 //!
 //! ```text
 //! cluster voters=1,2,3 learners=4 joiners=5 [trailing=N] [window=N] [cache=BYTES]
+//!         [lease=PERMILLE] [stall=MS] [uncommitted=BYTES] [message=BYTES]
+//!         [digests=N]       (every N entries the states are compared)
 //!         [invented]        (messages are made up: nobody watches)
 //! elect 1                   time out, deliver everything until 1 leads (silent)
 //! timeout 1                 let its deadline come and tick it
@@ -24,6 +26,9 @@
 //! snapshot 1                stream [fail]
 //! crash 1 [survivors=N]     restart 1      wipe 1
 //! isolate 1                 cut 1->2       heal
+//! spoil 1                   silently change what its store holds
+//! show 2->1 voters=1,3 at=9 a peer shows it this committed membership
+//! members 1                 who its active membership names, and as what
 //! inject 2->1 heartbeat term=2 commit=9 …   (see `parse_message`)
 //! status [1 2]              log 1
 //! ```
@@ -38,7 +43,7 @@ use holdfast::types::{
     Entry, EntryPayload, LogIndex, MembershipChange, Millis, NodeId, SnapshotMeta, Term,
 };
 
-use crate::cluster::{Cluster, Packet, member};
+use crate::cluster::{Cluster, Packet, founding, member};
 
 /// A transcript being played.
 #[derive(Debug, Default)]
@@ -109,16 +114,18 @@ impl Script {
             self.cluster = Some(new_cluster(&words));
             self.cluster().trace.clear();
             self.cluster().watch.is_off = words.has("invented");
+            self.cluster().checkpoint_interval = words.number("digests").unwrap_or(0);
             return self.statuses(&words);
         }
         let silent = matches!(
             command,
-            "elect" | "settle" | "settle-nodes" | "pass" | "status" | "log"
+            "elect" | "settle" | "settle-nodes" | "pass" | "status" | "log" | "members"
         );
         self.run(command, &words);
         let trace = std::mem::take(&mut self.cluster().trace);
         match command {
             "log" => self.log(words.node(0)),
+            "members" => self.members(words.node(0)),
             _ if silent => self.statuses(&words),
             _ => trace.iter().map(|line| format!("{line}\n")).collect(),
         }
@@ -130,7 +137,7 @@ impl Script {
 
     fn run(&mut self, command: &str, words: &Words<'_>) {
         match command {
-            "status" | "log" => {}
+            "status" | "log" | "members" => {}
             "elect" => self.elect(words.node(0)),
             "settle" => self.settle(),
             "settle-nodes" => self.settle_between(words.node(0), words.node(1)),
@@ -151,6 +158,15 @@ impl Script {
                 let (from, to) = words.route().expect("a route");
                 let message = parse_message(words);
                 self.cluster().step(to, Input::Message { from, message });
+            }
+            "show" => {
+                let (_, to) = words.route().expect("a route");
+                let (voters, learners) = (words.numbers("voters"), words.numbers("learners"));
+                let input = Input::CommittedMembership {
+                    index: LogIndex(words.number("at").expect("a position")),
+                    membership: founding(&voters, &learners).into(),
+                };
+                self.cluster().step(to, input);
             }
             _ => self.run_on_node(command, words),
         }
@@ -183,6 +199,7 @@ impl Script {
                 let (id, changes) = (cluster.next_request(), changes(words));
                 cluster.step(words.node(0), Input::ChangeMembership { id, changes });
             }
+            "spoil" => cluster.node_mut(words.node(0)).store.digest ^= 1,
             "snapshot" => cluster.take_snapshot(words.node(0)),
             "stream" if cluster.streams.is_empty() => cluster.trace.push("no stream".to_owned()),
             "stream" => cluster.finish_stream(0, !words.has("fail")),
@@ -239,7 +256,7 @@ impl Script {
         cluster.now = Millis(cluster.now.0 + step);
         if words.has("tick") {
             for id in cluster.ids() {
-                if cluster.deadline(id) <= cluster.now {
+                if cluster.is_due(id) {
                     cluster.tick(id);
                 }
             }
@@ -252,7 +269,7 @@ impl Script {
             let cluster = self.cluster();
             cluster.now = Millis(cluster.now.0 + 10);
             for id in cluster.ids() {
-                if cluster.deadline(id) <= cluster.now {
+                if cluster.is_due(id) {
                     cluster.tick(id);
                 }
             }
@@ -318,6 +335,21 @@ impl Script {
                     .map_or("down".to_owned(), |s| notation::status(&s));
                 writeln!(text, "{id:?} {line}").expect("into memory");
             }
+        }
+        text
+    }
+
+    fn members(&mut self, id: NodeId) -> String {
+        let membership = self.cluster().status(id).expect("it is up").membership;
+        let mut text = String::new();
+        for (member, known) in &membership.members {
+            let role = if membership.is_voter(*member) {
+                "voter"
+            } else {
+                "learner"
+            };
+            let mark = if known.non_voter { " for good" } else { "" };
+            writeln!(text, "{member:?} {role}{mark}").expect("into memory");
         }
         text
     }
