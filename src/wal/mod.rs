@@ -39,7 +39,11 @@ mod reader;
 
 mod walk;
 
+mod verdict;
+
 mod recovery;
+
+mod survey;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -54,6 +58,7 @@ pub use error::{Damage, LostRange, WalError};
 pub use format::Identity;
 pub use reader::WalReader;
 pub use recovery::Verdict;
+pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, survey};
 
 use batch::{BatchId, vote_order};
 use format::{BLOCK, Lsn, SEGMENT_BYTES_MIN, SegmentHeader};

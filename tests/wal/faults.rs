@@ -6,9 +6,9 @@
 
 use holdfast::disk::{Disk, MemoryDisk};
 use holdfast::types::{LogIndex, LogWrite};
-use holdfast::wal::{Verdict, Wal, WalError};
+use holdfast::wal::{Outcome, Verdict, Wal, WalError, survey};
 
-use crate::model::{BLOCK, Model, create, depth, open, options, segment_paths};
+use crate::model::{BLOCK, IDENTITY, Model, create, depth, dir, open, options, segment_paths};
 
 const BLOCKS: u64 = 8;
 
@@ -125,9 +125,13 @@ fn inject(disk: &MemoryDisk, path: &std::path::Path, block: u64, fault: Fault) {
 
 fn judge(disk: &MemoryDisk, history: &History, may_lose: usize, fault: Fault, counts: &mut Counts) {
     let before = disk.duplicate();
+    let survey = survey(disk, dir(), Some(IDENTITY), &mut |_| {}).unwrap();
+    let is_damaged = matches!(survey.outcome, Outcome::Damaged(_));
+    assert_eq!(is_damaged, !survey.flaws.is_empty(), "{survey:?}");
     let (wal, opened) = match open(disk, options(BLOCKS)) {
         Err(WalError::Damaged(damage)) => {
             counts.damaged += 1;
+            assert!(is_damaged, "{survey:?}");
             counts.damaged_naming_entries += u64::from(damage.lost.is_some());
             assert!(is_same(&before, disk), "a damaged log was touched");
             return;
@@ -135,6 +139,7 @@ fn judge(disk: &MemoryDisk, history: &History, may_lose: usize, fault: Fault, co
         Err(error) => panic!("{error}"),
         Ok(opened) => opened,
     };
+    assert!(!is_damaged, "{survey:?}");
     let newest = history.states.last().unwrap();
     if newest.matches_entries(&opened) && newest.hard_state == opened.hard_state {
         counts.harmless += 1;

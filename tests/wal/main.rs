@@ -11,6 +11,8 @@ mod crashes;
 
 mod faults;
 
+mod surveys;
+
 mod decoders;
 
 mod golden;
