@@ -24,7 +24,7 @@ mod tests;
 
 pub use crash::{Fate, Unsynced};
 pub use memory::MemoryDisk;
-pub use real::RealDisk;
+pub use real::{RealDisk, open_read_only};
 
 use std::io;
 use std::path::{Path, PathBuf};

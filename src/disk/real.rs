@@ -27,6 +27,15 @@ impl RealDisk {
     }
 }
 
+/// Opens a file for reading only: for looking at files that are not ours.
+///
+/// # Errors
+/// The system's.
+pub fn open_read_only(path: &Path) -> DiskResult<Box<dyn File>> {
+    let file = fs::File::open(path).map_err(|error| DiskError::new("open", path, error))?;
+    Ok(RealFile::boxed(file, path))
+}
+
 impl Disk for RealDisk {
     fn create_dir_all(&self, path: &Path) -> DiskResult<()> {
         let missing: Vec<&Path> = path

@@ -21,6 +21,7 @@ use crate::types::{ClusterId, NodeId};
 
 use super::board::Board;
 use super::clock::Clock;
+use super::directory::{LOCK_NAME, SNAPSHOT_FOLDER, WAL_FOLDER};
 use super::error::NodeError;
 use super::event::{Event, EventSender};
 use super::failure::Failure;
@@ -101,10 +102,11 @@ impl RaftNode {
             .map_err(NodeError::Locked)?;
         let identity =
             DirectoryIdentity::open_or_create(disk.as_ref(), &directory, &options.node_id)?;
-        let snapshots = SnapshotDirectory::open(Arc::clone(&disk), &directory.join("snapshots"))
-            .map_err(NodeError::Snapshots)?;
+        let snapshots =
+            SnapshotDirectory::open(Arc::clone(&disk), &directory.join(SNAPSHOT_FOLDER))
+                .map_err(NodeError::Snapshots)?;
         let snapshots = Arc::new(Snapshots::new(snapshots));
-        let wal_path = directory.join("wal");
+        let wal_path = directory.join(WAL_FOLDER);
         let mut store = Store::new();
         let recovery = recover(
             &disk,
@@ -271,6 +273,5 @@ impl Inner {
     }
 }
 
-const LOCK_NAME: &str = "holdfast.lock";
 /// Confirmed reads waiting at once, at most.
 const READERS_MAX: usize = 16_384;

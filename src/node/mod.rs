@@ -24,6 +24,8 @@ mod error;
 
 mod identity;
 
+mod directory;
+
 mod failure;
 
 mod event;
@@ -69,6 +71,7 @@ mod backend;
 #[cfg(feature = "sim")]
 pub(crate) mod manual;
 
+pub use directory::{DataDirectory, DirectoryError};
 pub use error::NodeError;
 pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
 pub use handle::RaftNode;

@@ -45,6 +45,8 @@ mod recovery;
 
 mod survey;
 
+mod mend;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -56,9 +58,10 @@ use crate::types::{Entry, HardState, LogIndex, LogWrite, Term};
 
 pub use error::{Damage, LostRange, WalError};
 pub use format::Identity;
+pub use mend::{Mended, mend};
 pub use reader::WalReader;
 pub use recovery::Verdict;
-pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, survey};
+pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, owner, survey};
 
 use batch::{BatchId, vote_order};
 use format::{BLOCK, Lsn, SEGMENT_BYTES_MIN, SegmentHeader};

@@ -219,6 +219,19 @@ pub fn survey(
     Ok(surveyor.survey)
 }
 
+/// Whose log the folder holds, by its oldest readable segment.
+///
+/// # Errors
+/// The disk's, on opening or listing.
+pub fn owner(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>, WalError> {
+    for sequence in list_segments(disk, dir)? {
+        if let Ok(segment) = OpenSegment::open(disk, dir, sequence)? {
+            return Ok(Some(segment.header.identity));
+        }
+    }
+    Ok(None)
+}
+
 /// Missing segments listed one by one, at most.
 const GAP_MAX: u64 = 100;
 

@@ -64,11 +64,14 @@ impl OpenSegment {
 
     /// Whether the header and its copy are whole and the same.
     pub fn has_both_headers(&self) -> bool {
-        [0, self.header.area_end()].into_iter().all(|offset| {
-            let mut bytes = [0; SEGMENT_HEADER];
-            self.file.read_at(offset, &mut bytes).is_ok()
-                && SegmentHeader::decode(&bytes) == Ok(self.header)
-        })
+        self.has_header(0) && self.has_header(self.header.area_end())
+    }
+
+    /// Whether this copy of the header is whole.
+    pub fn has_header(&self, copy: u64) -> bool {
+        let mut bytes = [0; SEGMENT_HEADER];
+        self.file.read_at(copy, &mut bytes).is_ok()
+            && SegmentHeader::decode(&bytes) == Ok(self.header)
     }
 
     /// The first offset behind `offset` at which a valid batch begins.
