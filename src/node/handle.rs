@@ -31,8 +31,11 @@ use super::network::{ForwardHandler, ForwardSlot};
 use super::options::NodeOptions;
 use super::recovery::recover;
 use super::snapshots::Snapshots;
+use super::space::Space;
 use super::standing::StatusBoard;
+use super::upkeep::{ScrubBoard, ScrubStatus};
 use super::wal_thread::chain;
+use crate::sync::queue::Sender;
 
 /// The raft node. See the module, and `physical::Backend` for what it does.
 pub struct RaftNode {
@@ -52,6 +55,9 @@ pub(super) struct Inner {
     pub(super) wal_path: PathBuf,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) clock: Clock,
+    pub(super) directory: PathBuf,
+    pub(super) space: Arc<Space>,
+    pub(super) scrub: Arc<ScrubBoard>,
     facts: Mutex<Facts>,
     pub(super) running: ArcSwapOption<Running>,
     pub(super) lifecycle: AsyncMutex<Lifecycle>,
@@ -72,6 +78,8 @@ pub(super) struct Facts {
 pub(super) struct Running {
     pub(super) events: EventSender,
     pub(super) network: Option<Network>,
+    /// Ends the upkeep when this goes.
+    pub(super) _upkeep: Sender<()>,
 }
 
 /// The way to the peers.
@@ -134,6 +142,12 @@ impl RaftNode {
             wal_path,
             snapshots,
             clock: Clock::start(),
+            directory,
+            space: Arc::new(Space::new(
+                options.wal.segment_bytes,
+                options.memory_bytes_max,
+            )),
+            scrub: Arc::default(),
             facts: Mutex::new(facts),
             running: ArcSwapOption::empty(),
             lifecycle: AsyncMutex::new(Lifecycle::Stopped {
@@ -211,6 +225,12 @@ impl RaftNode {
         let running = self.inner.running.load_full();
         let network = running.as_ref().and_then(|r| r.network.as_ref());
         network.map_or_else(Default::default, |network| network.transport.peer_states())
+    }
+
+    /// What reading stored bytes again has come to.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.inner.scrub.newest()
     }
 
     /// The core's status as last published.

@@ -56,6 +56,10 @@ mod network;
 
 mod recovery;
 
+mod space;
+
+mod upkeep;
+
 mod threads;
 
 mod handle;
@@ -77,4 +81,5 @@ pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
 pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;
-pub use options::{NodeOptions, SnapshotThresholds, Timings};
+pub use options::{NodeOptions, ScrubOptions, SnapshotThresholds, Timings};
+pub use upkeep::{FINDINGS_MAX, Finding, ScrubStatus};
