@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Err(error) => Err(anyhow::Error::from(error).context("start the runtime")),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("holdfast: {error:#}");
             ExitCode::FAILURE

@@ -7,26 +7,33 @@
 mod targets;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use holdfast::codec;
+use holdfast::disk::{Disk, MemoryDisk};
 use holdfast::peer::{frame, generate_keyring};
 use holdfast::raft::message::{AppendResult, Message};
+use holdfast::snapshot::SnapshotDirectory;
 use holdfast::snapshot::archive::{ArchiveMeta, ArchiveWriter};
 use holdfast::types::{
-    Command, Entry, EntryPayload, LogIndex, Operation, Precondition, Term, Transaction,
+    ClusterId, Command, Entry, EntryPayload, Incarnation, LogIndex, LogWrite, NodeId, Operation,
+    Precondition, Record, SnapshotMeta, StateHeader, Term, Transaction,
 };
+use holdfast::wal::{Identity, Wal, WalOptions};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 11] = [
     ("frame", targets::frame),
     ("message", targets::message),
     ("entry", targets::entry),
     ("keyring", targets::keyring),
     ("archive", targets::archive),
     ("wal", targets::wal),
+    ("batch", targets::batch),
+    ("snapshot", targets::snapshot),
+    ("operations", targets::operations),
     ("configuration", targets::configuration),
     ("shares", targets::shares),
 ];
@@ -146,9 +153,91 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 b"\0\x20\0\0\xff".to_vec(),
             ],
         ),
+        ("batch", batches()),
+        ("snapshot", snapshots()),
+        ("operations", (0..4).map(operations).collect()),
         ("configuration", vec![HCL.into(), JSON.into()]),
         ("shares", vec![shares(2, 2), shares(5, 3)]),
     ]
+}
+
+/// The batches of a small log, without their padding.
+fn batches() -> Vec<Vec<u8>> {
+    let disk = MemoryDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let identity = Identity {
+        cluster: ClusterId([7; 16]),
+        node: NodeId(1),
+        incarnation: Incarnation(1),
+    };
+    let options = WalOptions {
+        segment_bytes: 16 * 4096,
+        prepare_in_background: false,
+        salt_seed: 1,
+        ..WalOptions::default()
+    };
+    let folder = Path::new("/log");
+    let mut wal = Wal::create(shared, folder, identity, options).expect("create a log");
+    let entry = |index: u64| Entry {
+        index: LogIndex(index),
+        term: Term(1),
+        payload: EntryPayload::Command(vec![index as u8; 40].into()),
+    };
+    for entries in [vec![entry(1)], vec![entry(2), entry(3)]] {
+        let write = LogWrite {
+            entries,
+            ..LogWrite::default()
+        };
+        wal.append(&[write]).expect("append");
+    }
+    wal.mark_idle().expect("mark");
+    let map = disk.map(&folder.join("0000000000000001.wal"));
+    let map = map.expect("a log has a segment");
+    let blocks = map.bytes().chunks(4096);
+    let batches = blocks.filter(|block| block.starts_with(b"HFB1"));
+    batches.map(|block| block[..320].to_vec()).collect()
+}
+
+/// Snapshot files without and with records.
+fn snapshots() -> Vec<Vec<u8>> {
+    let disk = MemoryDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let directory = SnapshotDirectory::open(shared, Path::new("/snapshots")).expect("open");
+    let write = |count: u64| {
+        let meta = SnapshotMeta {
+            index: LogIndex(count + 1),
+            term: Term(1),
+            ..SnapshotMeta::default()
+        };
+        let state = StateHeader {
+            entry_count: count,
+            ..StateHeader::default()
+        };
+        let writer = directory.writer(ClusterId([7; 16]), meta, state);
+        let mut writer = writer.expect("begin a snapshot");
+        for number in 0..count {
+            let record = Record {
+                key: format!("key-{number}").into(),
+                value: vec![number as u8; 30].into(),
+                staged: false,
+            };
+            writer.add(&record).expect("write a record");
+        }
+        let path = writer.finish().expect("finish a snapshot").path;
+        disk.map(&path).expect("there it is").bytes().to_vec()
+    };
+    vec![write(0), write(3)]
+}
+
+/// Every operation a few times, in another order for each seed.
+fn operations(seed: u8) -> Vec<u8> {
+    let mut state = u32::from(seed) + 1;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let steps = (0..160).map(|_| next());
+    std::iter::once(seed * 3).chain(steps).collect()
 }
 
 /// Shares of a key, as the target takes them.

@@ -5,6 +5,8 @@
 //! `fuzz_targets/` hands them to libFuzzer; `tests/fuzz.rs` replays the corpora
 //! through the same functions in a plain `cargo test`.
 
+mod storage;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,8 @@ use holdfast::types::{
     ClusterId, Entry, EntryPayload, HardState, Incarnation, LogIndex, LogWrite, NodeId, Term,
 };
 use holdfast::wal::{Identity, Wal, WalOptions};
+
+pub use storage::{batch, operations, snapshot};
 
 /// A frame between nodes: header, then payload.
 pub fn frame(bytes: &[u8]) {

@@ -1,5 +1,5 @@
 //! The command line: a server, a single development server, a development
-//! cluster of three.
+//! cluster of three; tools for the files of a server that is not running.
 //!
 //! Flags are Go's: one dash or two, `-flag=value` or `-flag value`.
 
@@ -7,14 +7,18 @@ mod api;
 mod cluster;
 mod connect;
 mod dev;
+mod ending;
 mod logging;
 mod memory;
 mod node_id;
 mod server;
 mod signals;
+mod snapshot;
+mod wal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -22,16 +26,21 @@ use clap::{Args, Parser, Subcommand};
 ///
 /// # Errors
 /// What made it fail, with its causes.
-pub async fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
+pub async fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     match Arguments::parse_from(normalised(arguments)).command {
-        Command::Server(flags) if flags.dev => dev::run(&flags).await,
-        Command::Server(flags) => server::run(&flags).await,
-        Command::Dev => cluster::run().await,
-        Command::Version => {
-            println!("{}", version());
-            Ok(())
-        }
+        Command::Server(flags) if flags.dev => dev::run(&flags).await?,
+        Command::Server(flags) => server::run(&flags).await?,
+        Command::Dev => cluster::run().await?,
+        Command::Version => println!("{}", version()),
+        Command::Wal { command } => return Ok(wal::run(&command)?.into()),
+        Command::Operator {
+            command:
+                Operator::Raft {
+                    command: Raft::Snapshot { command },
+                },
+        } => return Ok(snapshot::run(&command)?.into()),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `Holdfast v0.1.0 (API of OpenBao 2.7.2)`.
@@ -59,6 +68,36 @@ enum Command {
     Dev,
     /// Says which version this is.
     Version,
+    /// Looks at, checks and mends the log of a server that is not running.
+    #[command(after_help = ending::HELP)]
+    Wal {
+        #[command(subcommand)]
+        command: wal::WalCommand,
+    },
+    /// What an operator does.
+    Operator {
+        #[command(subcommand)]
+        command: Operator,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Operator {
+    /// Raft storage.
+    Raft {
+        #[command(subcommand)]
+        command: Raft,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Raft {
+    /// Looks at and checks snapshot files, without a server and without keys.
+    #[command(after_help = ending::HELP)]
+    Snapshot {
+        #[command(subcommand)]
+        command: snapshot::SnapshotCommand,
+    },
 }
 
 /// Flags of `server`.

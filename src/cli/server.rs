@@ -198,6 +198,10 @@ fn node_options(config: &Config) -> anyhow::Result<NodeOptions> {
         ..defaults
     };
     options.wal.append = storage.wal_io;
+    options.memory_bytes_max = storage.memory_quota_bytes;
+    if let Some(bytes) = storage.scrub_bytes_per_second {
+        options.scrub.bytes_per_second = bytes;
+    }
     if let Some(entries) = storage.snapshot_threshold {
         options.snapshot.entries = entries;
     }

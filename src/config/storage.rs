@@ -28,6 +28,10 @@ pub struct StorageConfig {
     pub wal_io: AppendMode,
     /// How reads are confirmed: by a quorum, or by a lease.
     pub read_mode: ReadMode,
+    /// Bytes of keys and values that the state may have.
+    pub memory_quota_bytes: Option<u64>,
+    /// Bytes of log and snapshots read again in a second.
+    pub scrub_bytes_per_second: Option<u64>,
     /// Join these when the node is new.
     pub retry_join: Vec<RetryJoin>,
     /// Join as a permanent non-voter.
@@ -102,6 +106,8 @@ impl StorageConfig {
                 .parsed("wal_io", "\"direct\", \"cached\" or \"mmap\"", append_mode)?
                 .unwrap_or_default(),
             read_mode: read_mode(&mut section, block)?,
+            memory_quota_bytes: section.integer("memory_quota_bytes", 1, 1 << 50)?,
+            scrub_bytes_per_second: section.integer("scrub_bytes_per_second", 0, 1 << 40)?,
             retry_join_as_non_voter: section.boolean("retry_join_as_non_voter")?.unwrap_or(false),
             ..Self::default()
         };

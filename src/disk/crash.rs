@@ -32,6 +32,16 @@ pub enum Unsynced {
     },
 }
 
+/// What readers see of a file after a sync of it failed: its unsynced blocks
+/// count as clean from then on, so that later syncs succeed and do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheAfter {
+    /// What was written, until the cache is dropped.
+    New,
+    /// What was there before.
+    Old,
+}
+
 /// What a power cut does to one unsynced thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -59,6 +69,7 @@ impl MemoryDisk {
         self.state().fault = Some(Fault {
             at_call: call,
             power_off: true,
+            forgets: None,
         });
     }
 
@@ -86,6 +97,17 @@ impl MemoryDisk {
         self.state().fault = Some(Fault {
             at_call: call,
             power_off: false,
+            forgets: None,
+        });
+    }
+
+    /// That one call fails, and what the file had unsynced is lost, though later
+    /// calls work: as Linux file systems do it.
+    pub fn fail_losing_at(&self, call: u64, cache: CacheAfter) {
+        self.state().fault = Some(Fault {
+            at_call: call,
+            power_off: false,
+            forgets: Some(cache),
         });
     }
 

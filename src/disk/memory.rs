@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::crash::CacheAfter;
 use super::{AppendMode, BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 
 /// A file system in memory; clones share it.
@@ -40,6 +41,8 @@ pub(super) struct State {
 pub(super) struct Fault {
     pub(super) at_call: u64,
     pub(super) power_off: bool,
+    /// What becomes of unsynced blocks that the failing call was about.
+    pub(super) forgets: Option<CacheAfter>,
 }
 
 /// A change of names that `sync_dir` has not made durable yet.
@@ -72,7 +75,8 @@ pub(super) struct Image {
 enum Call {
     Succeeds,
     /// Its effect is begun and not durable; the caller gets this error.
-    Fails(io::Error),
+    /// With this, the system also forgets that the file has unsynced blocks.
+    Fails(io::Error, Option<CacheAfter>),
 }
 
 impl MemoryDisk {
@@ -103,7 +107,7 @@ impl MemoryDisk {
             let value = change(&mut state)?;
             match call {
                 Call::Succeeds => Ok(value),
-                Call::Fails(error) => Err(error),
+                Call::Fails(error, _) => Err(error),
             }
         });
         result.map_err(|error| DiskError::new(operation, path, error))
@@ -131,7 +135,7 @@ impl State {
                 } else {
                     "injected fault"
                 };
-                Ok(Call::Fails(io::Error::other(what)))
+                Ok(Call::Fails(io::Error::other(what), fault.forgets))
             }
             _ => Ok(Call::Succeeds),
         }
@@ -201,6 +205,10 @@ impl Disk for MemoryDisk {
         Ok(Box::new(self.handle(inode, path)))
     }
 
+    fn free_bytes(&self, _path: &Path) -> DiskResult<u64> {
+        Ok(if self.state().is_full { 0 } else { u64::MAX })
+    }
+
     fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>> {
         let inode = self.inode("open for appending", path)?;
         let file = self.handle(inode, path);
@@ -241,7 +249,9 @@ impl Disk for MemoryDisk {
                 }
                 Ok(())
             }
-            Ok(Call::Fails(error)) | Err(error) => Err(DiskError::new("sync folder", path, error)),
+            Ok(Call::Fails(error, _)) | Err(error) => {
+                Err(DiskError::new("sync folder", path, error))
+            }
         }
     }
 
@@ -330,7 +340,12 @@ impl MemoryFile {
                     finished(&mut content);
                     Ok(())
                 }
-                Call::Fails(error) => Err(error),
+                Call::Fails(error, forgets) => {
+                    if let Some(cache) = forgets {
+                        content.forget_unsynced(cache);
+                    }
+                    Err(error)
+                }
             }
         });
         result.map_err(|error| DiskError::new(operation, &self.path, error))
@@ -373,6 +388,7 @@ impl File for MemoryFile {
     }
 
     fn drop_cache(&self) -> DiskResult<()> {
+        lock(&self.inode).drop_clean();
         Ok(())
     }
 }
@@ -477,6 +493,29 @@ impl Content {
             None => self.durable.blocks.remove(&index),
         };
         self.dirty.remove(&index);
+    }
+
+    /// After a failed sync: blocks count as clean, whatever the cache shows.
+    fn forget_unsynced(&mut self, cache: CacheAfter) {
+        for index in std::mem::take(&mut self.dirty) {
+            if cache == CacheAfter::Old {
+                let durable = self.durable.block(index);
+                self.cached.set_block(index, durable);
+            }
+        }
+    }
+
+    /// Clean blocks are read from the medium again.
+    fn drop_clean(&mut self) {
+        let shown = self.cached.blocks.keys().chain(self.durable.blocks.keys());
+        let clean: BTreeSet<u64> = shown
+            .copied()
+            .filter(|index| !self.dirty.contains(index))
+            .collect();
+        for index in clean {
+            let durable = self.durable.block(index);
+            self.cached.set_block(index, durable);
+        }
     }
 
     pub(super) fn sync(&mut self) {

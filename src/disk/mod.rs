@@ -22,9 +22,9 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
-pub use crash::{Fate, Unsynced};
+pub use crash::{CacheAfter, Fate, Unsynced};
 pub use memory::MemoryDisk;
-pub use real::RealDisk;
+pub use real::{RealDisk, open_read_only};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,17 @@ impl DiskError {
     }
 }
 
+impl DiskError {
+    /// Whether there was no room, so that it may go well later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
 /// Result of a file operation.
 pub type DiskResult<T> = Result<T, DiskError>;
 
@@ -78,6 +89,8 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> DiskResult<()>;
     /// Makes creations, renames and removals in a folder durable.
     fn sync_dir(&self, path: &Path) -> DiskResult<()>;
+    /// Bytes that can still be written below a folder.
+    fn free_bytes(&self, path: &Path) -> DiskResult<u64>;
     /// Appends to a file of zeroed, synced blocks, in this way or the next
     /// best that the file system and the file allow. The file keeps its length.
     fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>>;

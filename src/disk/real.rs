@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, Mmap};
-use rustix::fs::{Advice as CacheAdvice, fadvise};
+use rustix::fs::{Advice as CacheAdvice, fadvise, statvfs};
 
 use super::append::RealSegment;
 use super::direct::{is_refusal, open_direct, read_direct};
@@ -25,6 +25,15 @@ impl RealDisk {
     pub fn new() -> Self {
         Self
     }
+}
+
+/// Opens a file for reading only: for looking at files that are not ours.
+///
+/// # Errors
+/// The system's.
+pub fn open_read_only(path: &Path) -> DiskResult<Box<dyn File>> {
+    let file = fs::File::open(path).map_err(|error| DiskError::new("open", path, error))?;
+    Ok(RealFile::boxed(file, path))
 }
 
 impl Disk for RealDisk {
@@ -92,6 +101,13 @@ impl Disk for RealDisk {
         fs::File::open(path)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| DiskError::new("sync folder", path, error))
+    }
+
+    fn free_bytes(&self, path: &Path) -> DiskResult<u64> {
+        match statvfs(path) {
+            Ok(found) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
+            Err(error) => Err(DiskError::new("measure", path, error.into())),
+        }
     }
 
     fn segment_io(&self, path: &Path, mode: AppendMode) -> DiskResult<Box<dyn SegmentIo>> {

@@ -64,6 +64,9 @@ fn table(error: &VaultError, spelling: Spelling) -> (StatusCode, Vec<String>) {
             PhysicalError::Unavailable { .. } | PhysicalError::Busy => {
                 (S::SERVICE_UNAVAILABLE, wrapped(text))
             }
+            PhysicalError::DiskFull { .. } | PhysicalError::MemoryFull { .. } => {
+                (S::INSUFFICIENT_STORAGE, wrapped(text))
+            }
             PhysicalError::NotRunning => {
                 (S::SERVICE_UNAVAILABLE, vec![VaultError::Sealed.to_string()])
             }

@@ -62,6 +62,7 @@ impl Inner {
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, PhysicalError> {
         check_bounds(&transaction)?;
+        self.space.check(&transaction, &self.board.newest())?;
         let answer = self
             .running()?
             .events
@@ -256,6 +257,7 @@ impl Backend for RaftNode {
     fn restore(&self, entries: RestoreEntries) -> BoxFuture<'_, Result<(), PhysicalError>> {
         Box::pin(async move {
             let events = self.inner.leading()?;
+            self.inner.space.check_restore(&self.inner.board.newest())?;
             super::restore::restore(events, entries).await
         })
     }

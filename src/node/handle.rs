@@ -21,6 +21,7 @@ use crate::types::{ClusterId, NodeId};
 
 use super::board::Board;
 use super::clock::Clock;
+use super::directory::{LOCK_NAME, SNAPSHOT_FOLDER, WAL_FOLDER};
 use super::error::NodeError;
 use super::event::{Event, EventSender};
 use super::failure::Failure;
@@ -30,8 +31,11 @@ use super::network::{ForwardHandler, ForwardSlot};
 use super::options::NodeOptions;
 use super::recovery::recover;
 use super::snapshots::Snapshots;
+use super::space::Space;
 use super::standing::StatusBoard;
+use super::upkeep::{ScrubBoard, ScrubStatus};
 use super::wal_thread::chain;
+use crate::sync::queue::Sender;
 
 /// The raft node. See the module, and `physical::Backend` for what it does.
 pub struct RaftNode {
@@ -51,6 +55,9 @@ pub(super) struct Inner {
     pub(super) wal_path: PathBuf,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) clock: Clock,
+    pub(super) directory: PathBuf,
+    pub(super) space: Arc<Space>,
+    pub(super) scrub: Arc<ScrubBoard>,
     facts: Mutex<Facts>,
     pub(super) running: ArcSwapOption<Running>,
     pub(super) lifecycle: AsyncMutex<Lifecycle>,
@@ -71,6 +78,8 @@ pub(super) struct Facts {
 pub(super) struct Running {
     pub(super) events: EventSender,
     pub(super) network: Option<Network>,
+    /// Ends the upkeep when this goes.
+    pub(super) _upkeep: Sender<()>,
 }
 
 /// The way to the peers.
@@ -101,10 +110,11 @@ impl RaftNode {
             .map_err(NodeError::Locked)?;
         let identity =
             DirectoryIdentity::open_or_create(disk.as_ref(), &directory, &options.node_id)?;
-        let snapshots = SnapshotDirectory::open(Arc::clone(&disk), &directory.join("snapshots"))
-            .map_err(NodeError::Snapshots)?;
+        let snapshots =
+            SnapshotDirectory::open(Arc::clone(&disk), &directory.join(SNAPSHOT_FOLDER))
+                .map_err(NodeError::Snapshots)?;
         let snapshots = Arc::new(Snapshots::new(snapshots));
-        let wal_path = directory.join("wal");
+        let wal_path = directory.join(WAL_FOLDER);
         let mut store = Store::new();
         let recovery = recover(
             &disk,
@@ -132,6 +142,12 @@ impl RaftNode {
             wal_path,
             snapshots,
             clock: Clock::start(),
+            directory,
+            space: Arc::new(Space::new(
+                options.wal.segment_bytes,
+                options.memory_bytes_max,
+            )),
+            scrub: Arc::default(),
             facts: Mutex::new(facts),
             running: ArcSwapOption::empty(),
             lifecycle: AsyncMutex::new(Lifecycle::Stopped {
@@ -211,6 +227,12 @@ impl RaftNode {
         network.map_or_else(Default::default, |network| network.transport.peer_states())
     }
 
+    /// What reading stored bytes again has come to.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.inner.scrub.newest()
+    }
+
     /// The core's status as last published.
     #[must_use]
     pub fn raft_status(&self) -> Arc<crate::raft::Status> {
@@ -271,6 +293,5 @@ impl Inner {
     }
 }
 
-const LOCK_NAME: &str = "holdfast.lock";
 /// Confirmed reads waiting at once, at most.
 const READERS_MAX: usize = 16_384;

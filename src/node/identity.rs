@@ -73,6 +73,18 @@ const VERSION: u32 = 1;
 const FILE_NAME: &str = "node.json";
 
 impl DirectoryIdentity {
+    /// Reads `node.json`; `None`: there is none.
+    ///
+    /// # Errors
+    /// See [`IdentityError`].
+    pub fn read(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = directory.join(FILE_NAME);
+        match disk.exists(&path)? {
+            true => read(disk, &path).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Reads `node.json`, or writes it with a new incarnation.
     ///
     /// # Errors

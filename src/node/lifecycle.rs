@@ -8,10 +8,12 @@ use std::time::Duration;
 use super::network::{Alone, Connected, Departures, Greetings, PeerHandler};
 use crate::peer::{Hello, PeerTls, Transport, TransportOptions};
 use crate::physical::{JoinGrant, PhysicalError};
+use crate::snapshot::SnapshotScrub;
 use crate::store::Store;
-use crate::sync::queue::Receiver;
+use crate::sync::queue::{self, Receiver, Sender};
+use crate::sync::thread::Builder;
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, NodeId};
-use crate::wal::{Identity, Wal};
+use crate::wal::{Identity, Wal, WalScrub};
 
 use super::event::{Event, EventSender};
 use super::handle::{Facts, Inner, Network, Running};
@@ -21,6 +23,7 @@ use super::peers::Peers;
 use super::recovery::{Recovery, recover};
 use super::stream::Incoming;
 use super::threads::{Foundation, Threads, config};
+use super::upkeep::Upkeep;
 use super::wal_thread::chain;
 
 /// Who owns store and log.
@@ -198,6 +201,28 @@ impl Inner {
         }
     }
 
+    /// Starts measuring and scrubbing; it ends when what it gives is dropped.
+    fn begin_upkeep(&self, recovery: &Recovery) -> Sender<()> {
+        let (sender, receiver) = queue::channel();
+        let upkeep = Upkeep {
+            disk: Arc::clone(&self.disk),
+            directory: self.directory.clone(),
+            board: Arc::clone(&self.board),
+            space: Arc::clone(&self.space),
+            scrub: Arc::clone(&self.scrub),
+            options: self.options.scrub,
+            log: WalScrub::new(&recovery.wal.reader()),
+            snapshots: SnapshotScrub::new(self.snapshots.directory().clone()),
+            log_is_done: false,
+            stop: receiver,
+        };
+        let thread = Builder::new().name("upkeep".into());
+        if let Err(error) = thread.spawn(move || upkeep.run()) {
+            tracing::error!(%error, "nothing measures the disk: no thread");
+        }
+        sender
+    }
+
     fn run(
         &self,
         lifecycle: &mut Lifecycle,
@@ -207,11 +232,15 @@ impl Inner {
         network: Option<Network>,
     ) -> Result<(), PhysicalError> {
         let events = foundation.events.clone();
+        let upkeep = self.begin_upkeep(&recovery);
         match Threads::spawn(&foundation, queue, *store, *recovery, self.clock) {
             Ok(threads) => {
                 *lifecycle = Lifecycle::Running(threads);
-                self.running
-                    .store(Some(Arc::new(Running { events, network })));
+                self.running.store(Some(Arc::new(Running {
+                    events,
+                    network,
+                    _upkeep: upkeep,
+                })));
                 Ok(())
             }
             Err(reason) => {

@@ -24,6 +24,8 @@ mod error;
 
 mod identity;
 
+mod directory;
+
 mod failure;
 
 mod event;
@@ -54,6 +56,10 @@ mod network;
 
 mod recovery;
 
+mod space;
+
+mod upkeep;
+
 mod threads;
 
 mod handle;
@@ -69,9 +75,11 @@ mod backend;
 #[cfg(feature = "sim")]
 pub(crate) mod manual;
 
+pub use directory::{DataDirectory, DirectoryError};
 pub use error::NodeError;
 pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
 pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;
-pub use options::{NodeOptions, SnapshotThresholds, Timings};
+pub use options::{NodeOptions, ScrubOptions, SnapshotThresholds, Timings};
+pub use upkeep::{FINDINGS_MAX, Finding, ScrubStatus};

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
@@ -44,6 +45,11 @@ pub struct NodeOptions {
     pub autopilot: AutopilotConfig,
     /// The log's own options.
     pub wal: WalOptions,
+    /// Bytes of keys and values that the state may have, as far as this node
+    /// proposes; `None`: no limit.
+    pub memory_bytes_max: Option<u64>,
+    /// How stored bytes are read again.
+    pub scrub: ScrubOptions,
     /// Called once when the disk has failed. The default ends the process.
     pub on_failure: FailureHook,
 }
@@ -71,7 +77,28 @@ impl NodeOptions {
             checkpoint_interval: CHECKPOINT_INTERVAL,
             autopilot: AutopilotConfig::default(),
             wal: WalOptions::default(),
+            memory_bytes_max: None,
+            scrub: ScrubOptions::default(),
             on_failure: exit_on_failure(),
+        }
+    }
+}
+
+/// How closed log segments and snapshots are read again in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// Bytes read in a second; 0: none.
+    pub bytes_per_second: u64,
+    /// Time before the first round, and between two.
+    pub pause: Duration,
+}
+
+impl Default for ScrubOptions {
+    /// A gigabyte in four minutes, every hour.
+    fn default() -> Self {
+        Self {
+            bytes_per_second: 4 << 20,
+            pause: Duration::from_secs(3600),
         }
     }
 }

@@ -102,6 +102,7 @@ impl Parts {
             events: foundation.events.clone(),
             snapshots: Arc::clone(&foundation.snapshots),
             failure: Arc::clone(&foundation.failure),
+            stalled: None,
         };
         let apply = ApplyThread {
             store,

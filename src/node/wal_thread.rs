@@ -2,7 +2,10 @@
 //! durable with one call, and answers with the last mark: while one sync runs,
 //! the next group gathers.
 //!
-//! The first error ends the thread and the node (D-004): what a failed sync
+//! A disk that has no room for another log segment is waited for: what is
+//! queued keeps, nothing is acknowledged, and the others see a slow disk.
+//!
+//! Any other error ends the thread and the node (D-004): what a failed sync
 //! left behind is unknown, so nothing may be written after it.
 
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, LogWrite, Mark};
-use crate::wal::Wal;
+use crate::wal::{Wal, WalError};
 
 use super::event::{Event, EventSender};
 use super::failure::Failure;
@@ -33,6 +36,15 @@ pub(super) struct WalGroup {
     purge: Option<LogIndex>,
 }
 
+impl WalGroup {
+    /// Adds what was queued later.
+    fn absorb(&mut self, later: Self) {
+        self.writes.extend(later.writes);
+        self.last_mark = later.last_mark.or(self.last_mark);
+        self.purge = later.purge.or(self.purge);
+    }
+}
+
 /// Everything the thread owns. It ends when the sending side is dropped.
 pub(super) struct WalThread {
     pub wal: Wal,
@@ -40,6 +52,8 @@ pub(super) struct WalThread {
     pub events: EventSender,
     pub snapshots: Arc<Snapshots>,
     pub failure: Arc<Failure>,
+    /// Begun, and waiting for room on the disk.
+    pub stalled: Option<WalGroup>,
 }
 
 impl WalThread {
@@ -56,12 +70,26 @@ impl WalThread {
         // ambiguous batch).
         let mut unmarked = true;
         loop {
+            if let Some(group) = self.stalled.take() {
+                std::thread::sleep(ROOM_PAUSE);
+                unmarked |= self.attempt(group)?;
+                if let Some(mut group) = self.stalled.take() {
+                    match self.commands.try_recv() {
+                        Ok(command) => group.absorb(self.gather(command)),
+                        Err(Nothing::Yet) => {}
+                        // Nothing of it was acknowledged.
+                        Err(Nothing::Ever) => break,
+                    }
+                    self.stalled = Some(group);
+                    continue;
+                }
+            }
             let first = if unmarked {
                 match self.commands.recv_timeout(IDLE_BEFORE_MARK) {
                     Ok(command) => command,
                     Err(Nothing::Yet) => {
-                        self.wal.mark_idle().map_err(|error| chain(&error))?;
-                        unmarked = false;
+                        unmarked = !self.mark_idle()?;
+                        self.wal.replenish();
                         continue;
                     }
                     Err(Nothing::Ever) => break,
@@ -73,12 +101,21 @@ impl WalThread {
                 }
             };
             let group = self.gather(first);
-            unmarked |= self.carry_out(group)?;
+            unmarked |= self.attempt(group)?;
         }
         if unmarked {
-            self.wal.mark_idle().map_err(|error| chain(&error))?;
+            self.mark_idle()?;
         }
         Ok(())
+    }
+
+    /// Covers the last write by a promise; whether there was room for one.
+    fn mark_idle(&mut self) -> Result<bool, String> {
+        match self.wal.mark_idle() {
+            Ok(()) => Ok(true),
+            Err(WalError::NoRoom { .. }) => Ok(false),
+            Err(error) => Err(chain(&error)),
+        }
     }
 
     /// `first` and what is queued behind it.
@@ -107,8 +144,20 @@ impl WalThread {
     /// Makes a group durable and says so; whether anything was written.
     ///
     /// # Errors
-    /// The disk failed.
+    /// The disk failed, or has no room.
     pub fn carry_out(&mut self, group: WalGroup) -> Result<bool, String> {
+        let is_written = self.attempt(group)?;
+        match &self.stalled {
+            Some(_) => Err("no room on the disk".into()),
+            None => Ok(is_written),
+        }
+    }
+
+    /// The same; but what there is no room for is kept to be tried again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn attempt(&mut self, mut group: WalGroup) -> Result<bool, String> {
         for meta in group
             .writes
             .iter()
@@ -119,14 +168,33 @@ impl WalThread {
             self.snapshots.publish_claimed(meta)?;
         }
         if let Some(mark) = group.last_mark {
-            let appended = self.wal.append(&group.writes);
-            appended.map_err(|error| chain(&error))?;
-            self.events.send(Event::Durable(mark));
+            match self.wal.append(&group.writes) {
+                Ok(()) => {
+                    self.events.send(Event::Durable(mark));
+                }
+                Err(WalError::NoRoom { done, source }) => {
+                    tracing::error!(%source, "the log waits for room on the disk");
+                    group.writes.drain(..done);
+                    self.purge(group.purge.take())?;
+                    self.stalled = Some(group);
+                    return Ok(done > 0);
+                }
+                Err(error) => return Err(chain(&error)),
+            }
         }
-        if let Some(through) = group.purge {
-            self.wal.purge(through).map_err(|error| chain(&error))?;
-        }
+        self.purge(group.purge)?;
         Ok(group.last_mark.is_some())
+    }
+
+    fn purge(&mut self, through: Option<LogIndex>) -> Result<(), String> {
+        let Some(through) = through else {
+            return Ok(());
+        };
+        match self.wal.purge(through) {
+            // The next one purges more.
+            Ok(()) | Err(WalError::NoRoom { .. }) => Ok(()),
+            Err(error) => Err(chain(&error)),
+        }
     }
 }
 
@@ -142,6 +210,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How long to wait for room before another try.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
 /// After this long without a write the last batch gets its promise.
 const IDLE_BEFORE_MARK: Duration = Duration::from_millis(20);
 /// Entry bytes made durable by one call, at most (one write always fits).

@@ -64,6 +64,27 @@ pub enum PhysicalError {
         /// Limit.
         max: usize,
     },
+    /// The disk is nearly full: certainly not done. What shrinks the state is
+    /// still accepted.
+    #[error(
+        "storage is nearly full: {free} bytes are free on disk, writes are accepted again from {needed}; \
+         deletes are still accepted"
+    )]
+    DiskFull {
+        /// Bytes free, when last measured.
+        free: u64,
+        /// Bytes that have to be free.
+        needed: u64,
+    },
+    /// The state would exceed its quota of memory: certainly not done. What
+    /// does not grow it is still accepted.
+    #[error("storage quota exceeded: {bytes} bytes of keys and values, max: {max} bytes")]
+    MemoryFull {
+        /// Bytes there would be.
+        bytes: u64,
+        /// The quota.
+        max: u64,
+    },
     /// Raft is not running here (sealed, or not initialised).
     #[error("raft storage is not initialized")]
     NotRunning,

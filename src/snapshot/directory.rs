@@ -205,9 +205,21 @@ impl SnapshotDirectory {
 
     /// Reads a whole file from the disk, past the cache.
     pub(super) fn verify_file(&self, path: &Path) -> Result<SnapshotInfo, SnapshotError> {
+        self.open_uncached(path)?.verify()
+    }
+
+    /// As [`SnapshotDirectory::reader`], past the cache.
+    pub(super) fn uncached_reader(
+        &self,
+        info: &SnapshotInfo,
+    ) -> Result<SnapshotReader, SnapshotError> {
+        self.open_uncached(&info.path)
+    }
+
+    fn open_uncached(&self, path: &Path) -> Result<SnapshotReader, SnapshotError> {
         let file = self.open_file(path)?;
         file.drop_cache().map_err(SnapshotError::Disk)?;
-        SnapshotReader::open(file, path)?.verify()
+        SnapshotReader::open(file, path)
     }
 
     /// Gives a verified file its final name, durably, and lists it.

@@ -34,12 +34,14 @@ mod directory;
 mod format;
 mod reader;
 mod receiver;
+mod scrub;
 mod temporary;
 mod writer;
 
 pub use directory::{BrokenSnapshot, SnapshotBytes, SnapshotDirectory};
 pub use reader::SnapshotReader;
 pub use receiver::{SnapshotReceiver, StagedSnapshot};
+pub use scrub::{SnapshotScrub, SnapshotScrubbed};
 pub use writer::SnapshotWriter;
 
 use std::path::PathBuf;

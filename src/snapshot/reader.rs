@@ -42,7 +42,10 @@ struct Content {
 
 impl SnapshotReader {
     /// Reads header and footer.
-    pub(super) fn open(file: Box<dyn File>, path: &Path) -> Result<Self, SnapshotError> {
+    ///
+    /// # Errors
+    /// Either is damaged or of a newer format, or the disk failed.
+    pub fn open(file: Box<dyn File>, path: &Path) -> Result<Self, SnapshotError> {
         let length = file.length().map_err(SnapshotError::Disk)?;
         let header_bytes = read_header(file.as_ref(), path, length)?;
         let header = Header::decode(&header_bytes).map_err(|error| flaw(path, 0, error))?;

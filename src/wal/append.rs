@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use crate::codec::encode_payload;
-use crate::disk::DiskResult;
 use crate::types::{HardState, LogIndex, LogWrite, Term};
 
 use super::batch::{WriteBuffer, vote_order};
-use super::error::WalError;
+use super::error::{Stop, WalError};
 use super::format::{
     BATCH_HEADER, BLOCK, CONTINUES, MARK, RESET, SEAL, SegmentHeader, TRUNC, record_bytes,
     seal_bytes,
@@ -21,6 +20,8 @@ const WRITE_BYTES_MAX: u64 = 8 << 20;
 
 /// A log write with its payloads encoded and its room in a segment known.
 struct Prepared<'a> {
+    /// Which of the writes given it is.
+    position: usize,
     write: &'a LogWrite,
     payloads: Vec<(u8, Arc<[u8]>)>,
     need: Need,
@@ -43,15 +44,16 @@ impl Wal {
     pub(super) fn append_writes(&mut self, writes: &[LogWrite]) -> Result<(), WalError> {
         let prepared: Vec<Prepared> = writes
             .iter()
-            .filter(|write| **write != LogWrite::default())
-            .map(|write| self.prepare(write))
+            .enumerate()
+            .filter(|(_, write)| **write != LogWrite::default())
+            .map(|(position, write)| self.prepare(position, write))
             .collect::<Result<_, _>>()?;
         let result = self.append_prepared(&prepared);
         self.latch(result)
     }
 
     /// Writes a promise that covers everything before it.
-    pub(super) fn write_mark(&mut self) -> DiskResult<()> {
+    pub(super) fn write_mark(&mut self) -> Result<(), Stop> {
         if !self.fits(&self.tail.begin_write(), NEED_OF_MARK) {
             self.rotate(NEED_OF_MARK)?;
         }
@@ -64,12 +66,13 @@ impl Wal {
     }
 
     /// Writes the hard state as it is.
-    pub(super) fn write_hard_state(&mut self) -> DiskResult<()> {
+    pub(super) fn write_hard_state(&mut self) -> Result<(), Stop> {
         let write = LogWrite {
             hard_state: Some(self.hard_state),
             ..LogWrite::default()
         };
         let prepared = Prepared {
+            position: 0,
             write: &write,
             payloads: Vec::new(),
             need: need(&write, &[], self.options.batch_bytes_max),
@@ -79,7 +82,8 @@ impl Wal {
     }
 
     /// Closes the tail and goes on in a new segment, with room for `need`.
-    fn rotate(&mut self, need: Need) -> DiskResult<()> {
+    /// Without room for that nothing is begun.
+    fn rotate(&mut self, need: Need) -> Result<(), Stop> {
         let least = 2 * BLOCK + need.bytes + seal_bytes(need.batches + 1);
         let (file, bytes) = self.spare.take(least.next_multiple_of(BLOCK))?;
         let old = &self.tail.header;
@@ -119,12 +123,12 @@ impl Wal {
     }
 
     /// Closes a torn tail where it is broken; the log goes on in a new segment.
-    pub(super) fn abandon_tail(&mut self) -> DiskResult<()> {
+    pub(super) fn abandon_tail(&mut self) -> Result<(), Stop> {
         self.rotate(NEED_OF_MARK)?;
         self.write_mark()
     }
 
-    fn append_prepared(&mut self, writes: &[Prepared<'_>]) -> DiskResult<()> {
+    fn append_prepared(&mut self, writes: &[Prepared<'_>]) -> Result<(), Stop> {
         let mut buffer = self.tail.begin_write();
         for prepared in writes {
             let tail_is_empty = self.tail.offset == BLOCK && buffer.is_empty();
@@ -133,7 +137,8 @@ impl Wal {
             if rotates || buffer.end() - buffer.offset() >= WRITE_BYTES_MAX {
                 self.flush(buffer)?;
                 if rotates {
-                    self.rotate(prepared.need)?;
+                    let rotated = self.rotate(prepared.need);
+                    rotated.map_err(|stop| stop.after(prepared.position))?;
                 }
                 buffer = self.tail.begin_write();
             }
@@ -209,7 +214,7 @@ impl Wal {
     }
 
     /// Makes a write durable and shows it to readers.
-    fn flush(&mut self, mut buffer: WriteBuffer) -> DiskResult<()> {
+    fn flush(&mut self, mut buffer: WriteBuffer) -> Result<(), Stop> {
         buffer.close(0, self.hard_state);
         if buffer.is_empty() {
             return Ok(());
@@ -230,6 +235,7 @@ impl Wal {
         if self.options.prepare_in_background && self.tail.offset > self.tail.header.area_end() / 2
         {
             self.spare.prepare_in_background();
+            self.spare.replenish();
         }
         Ok(())
     }
@@ -242,7 +248,7 @@ impl Wal {
         buffer.end() + need.bytes + seal <= self.tail.header.area_end()
     }
 
-    fn prepare<'a>(&self, write: &'a LogWrite) -> Result<Prepared<'a>, WalError> {
+    fn prepare<'a>(&self, position: usize, write: &'a LogWrite) -> Result<Prepared<'a>, WalError> {
         let payloads: Vec<_> = write
             .entries
             .iter()
@@ -258,6 +264,7 @@ impl Wal {
             });
         }
         Ok(Prepared {
+            position,
             write,
             payloads,
             need,

@@ -20,6 +20,17 @@ pub enum WalError {
     /// beyond the last acknowledged append; the process must stop and recover.
     #[error("log is poisoned by a failed write: stop and restart this node")]
     Poisoned(#[source] Arc<DiskError>),
+    /// There is no room for another segment, and the reserve is used up.
+    /// Nothing was begun that does not count: of an append, the first `done`
+    /// writes are durable and the others may be tried again.
+    #[error("no room for another log segment")]
+    NoRoom {
+        /// Writes that are durable.
+        done: usize,
+        /// The disk's word.
+        #[source]
+        source: Arc<DiskError>,
+    },
     /// Bytes that were durable are not what was written. The files were left
     /// untouched.
     #[error("log is damaged: {0}")]
@@ -112,6 +123,48 @@ impl fmt::Display for Damage {
                 ": entries {} (term {}) to {} (term {}) cannot be read",
                 lost.first, lost.first_term, lost.last, lost.last_term
             ),
+        }
+    }
+}
+
+/// Why an operation stopped half-way.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A write or sync failed.
+    Failed(DiskError),
+    /// No room for the next segment; so many writes before that are durable.
+    Full {
+        /// How many.
+        done: usize,
+        /// The disk's word.
+        error: DiskError,
+    },
+}
+
+impl Stop {
+    /// The same, with so many writes durable before it.
+    pub fn after(self, done: usize) -> Self {
+        match self {
+            Self::Full { error, .. } => Self::Full { done, error },
+            failed @ Self::Failed(_) => failed,
+        }
+    }
+}
+
+impl From<DiskError> for Stop {
+    fn from(error: DiskError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stop> for WalError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Failed(error) => error.into(),
+            Stop::Full { done, error } => Self::NoRoom {
+                done,
+                source: Arc::new(error),
+            },
         }
     }
 }

@@ -39,7 +39,15 @@ mod reader;
 
 mod walk;
 
+mod verdict;
+
 mod recovery;
+
+mod survey;
+
+mod mend;
+
+mod scrub;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -47,15 +55,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codec::crc32;
-use crate::disk::{AppendMode, Disk, DiskError, DiskResult};
+use crate::disk::{AppendMode, Disk, DiskError};
 use crate::types::{Entry, HardState, LogIndex, LogWrite, Term};
 
 pub use error::{Damage, LostRange, WalError};
 pub use format::Identity;
+pub use mend::{Mended, mend};
 pub use reader::WalReader;
 pub use recovery::Verdict;
+pub use scrub::{Scrubbed, WalScrub};
+pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, owner, survey};
 
 use batch::{BatchId, vote_order};
+use error::Stop;
 use format::{BLOCK, Lsn, SEGMENT_BYTES_MIN, SegmentHeader};
 use index::Index;
 use reader::Shared;
@@ -316,8 +328,9 @@ impl Wal {
     /// committed entries): that is a broken program.
     ///
     /// # Errors
-    /// [`WalError::TooLarge`], nothing written; otherwise
-    /// [`WalError::Poisoned`], now and ever after.
+    /// [`WalError::TooLarge`], nothing written; [`WalError::NoRoom`], saying
+    /// how many are written; otherwise [`WalError::Poisoned`], now and ever
+    /// after.
     pub fn append(&mut self, writes: &[LogWrite]) -> Result<(), WalError> {
         self.check_poison()?;
         self.append_writes(writes)
@@ -334,13 +347,14 @@ impl Wal {
     ///
     /// # Errors
     /// [`WalError::Poisoned`]: a half-made removal is not continued blindly.
+    /// [`WalError::NoRoom`]: it may be tried again.
     pub fn purge(&mut self, through: LogIndex) -> Result<(), WalError> {
         self.check_poison()?;
         let result = self.purge_segments(through);
         self.latch(result)
     }
 
-    fn purge_segments(&mut self, through: LogIndex) -> DiskResult<()> {
+    fn purge_segments(&mut self, through: LogIndex) -> Result<(), Stop> {
         let reset_sequence = self.oldest_live_segment();
         while let Some(&(sequence, last_index)) = self.closed.front() {
             if last_index > through && sequence >= reset_sequence {
@@ -380,7 +394,7 @@ impl Wal {
     /// nothing if that is so already. For quiet moments and for shutdown.
     ///
     /// # Errors
-    /// [`WalError::Poisoned`].
+    /// [`WalError::Poisoned`], or [`WalError::NoRoom`].
     pub fn mark_idle(&mut self) -> Result<(), WalError> {
         self.check_poison()?;
         if self.is_promised {
@@ -397,11 +411,24 @@ impl Wal {
         }
     }
 
-    fn latch(&mut self, result: DiskResult<()>) -> Result<(), WalError> {
-        if let Err(error) = result {
-            self.poison = Some(Arc::new(error));
+    fn latch(&mut self, result: Result<(), Stop>) -> Result<(), WalError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(Stop::Failed(error)) => {
+                self.poison = Some(Arc::new(error));
+                self.check_poison()
+            }
+            // Nothing was begun on the log itself: it is as good as before.
+            Err(stop @ Stop::Full { .. }) => Err(stop.into()),
         }
-        self.check_poison()
+    }
+
+    /// Fills the reserve anew on a thread of its own, if it was used and there
+    /// is room again. For quiet moments.
+    pub fn replenish(&mut self) {
+        if self.options.prepare_in_background && self.poison.is_none() {
+            self.spare.replenish();
+        }
     }
 }
 

@@ -68,6 +68,11 @@ impl WalReader {
         Self { shared }
     }
 
+    /// What the writer publishes.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// The entries from `first` to `last` (inclusive; cut to the end of the
     /// log), as many as fit in `bytes_max` by [`Entry::size`] and at least one.
     /// Blocks on the disk; every entry's checksum is verified.

@@ -2,16 +2,8 @@
 //!
 //! Reading stops at the first block `p` that begins no valid batch. Every batch
 //! header carries a promise: everything below its synced LSN was durable before
-//! it was written. With `S` the greatest promise anywhere behind `p`:
-//!
-//! | segment ends  | next segment  | `S > p` | rest is zero | so                      |
-//! |---------------|---------------|---------|--------------|-------------------------|
-//! | with SEAL     | exists        |         |              | read on                 |
-//! | with SEAL     | missing       |         |              | damaged                 |
-//! | broken at `p` | holds batches |         |              | damaged                 |
-//! | broken at `p` | none or empty | yes     |              | damaged: `p` was durable |
-//! | broken at `p` | none or empty | no      | yes          | clean: append at `p`    |
-//! | broken at `p` | none or empty | no      | no           | torn: close at `p`      |
+//! it was written. If the greatest promise anywhere behind `p` is past `p`, then
+//! `p` was durable. The decision table is in `verdict.rs`.
 //!
 //! A torn segment is never appended to: a SEAL batch is written at `p`, over
 //! what was torn, and the log goes on in a new segment. Bytes behind a SEAL are
@@ -31,7 +23,8 @@ use super::format::{
     BLOCK, HeaderFault, Identity, Lsn, SealRow, SegmentHeader, VERSION, seal_bytes,
 };
 use super::segment::list_segments;
-use super::walk::{OpenSegment, Remains, SegmentEnd, Walk};
+use super::verdict::{Decision, End, Finding, Log, Next, decide};
+use super::walk::{Keep, OpenSegment, Remains, SegmentEnd, Walk};
 
 /// How the log was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +63,33 @@ pub(super) fn recover(
     dir: &Path,
     expected: Option<Identity>,
 ) -> Result<Recovered, WalError> {
+    read_log(disk, dir, expected, Keep::Entries)
+}
+
+/// Only the judgement: in memory for one batch, however long the log.
+///
+/// # Errors
+/// See [`recover`].
+pub(super) fn judge_log(
+    disk: &dyn Disk,
+    dir: &Path,
+    expected: Option<Identity>,
+) -> Result<Verdict, WalError> {
+    read_log(disk, dir, expected, Keep::Shape).map(|recovered| recovered.verdict)
+}
+
+fn read_log(
+    disk: &dyn Disk,
+    dir: &Path,
+    expected: Option<Identity>,
+    keep: Keep,
+) -> Result<Recovered, WalError> {
     let mut segments = open_segments(disk, dir)?;
     check_identity(&segments, expected)?;
     let Some(Ok(oldest)) = segments.first().map(|(_, segment)| segment) else {
         return Err(damage_of_header(&segments, 0, None));
     };
-    let mut walk = Walk::new(&oldest.header);
+    let mut walk = Walk::new(&oldest.header, keep);
     let mut headers: Vec<SegmentHeader> = Vec::new();
     for position in 0..segments.len() {
         let (sequence, Ok(segment)) = &segments[position] else {
@@ -87,15 +101,13 @@ pub(super) fn recover(
             damage(*sequence, contradiction.offset, contradiction.what, None)
         })?;
         let offset = match end {
-            SegmentEnd::Sealed if position + 1 < segments.len() => continue,
             SegmentEnd::Sealed => {
-                let what = "the segment after a closed one is missing, found";
-                return Err(damage(sequence + 1, 0, what, None));
+                check_successor(&segments, position, *sequence)?;
+                continue;
             }
             SegmentEnd::Broken { offset } => offset,
         };
         let verdict = judge(&segments, position, offset, &mut walk)?;
-        check_end(&walk, &segment.header, offset)?;
         let unused = segments.get(position + 1).map(|(sequence, _)| *sequence);
         let (_, Ok(tail)) = segments.swap_remove(position) else {
             unreachable!("this segment was just read");
@@ -177,7 +189,25 @@ fn check_place(previous: Option<&SegmentHeader>, header: &SegmentHeader) -> Resu
     }
 }
 
-/// The decision table for a segment that is broken at `offset`.
+/// A segment that was closed must have one after it.
+fn check_successor(segments: &Segments, position: usize, sequence: u64) -> Result<(), WalError> {
+    let finding = Finding {
+        end: End::Sealed,
+        next: match position + 1 < segments.len() {
+            true => Next::Used,
+            false => Next::None,
+        },
+        is_promised: true,
+        is_zero: false,
+        log: Log::Whole,
+    };
+    match decide(&finding) {
+        Decision::Damaged(what) => Err(damage(sequence + 1, 0, what, None)),
+        _ => Ok(()),
+    }
+}
+
+/// Judges the segment that is broken at `offset`.
 fn judge(
     segments: &Segments,
     position: usize,
@@ -188,25 +218,18 @@ fn judge(
         unreachable!("only a readable segment is judged");
     };
     let mut remains = Remains::scan(segment, offset, |header| walk.note_vote(&header.hard_state));
-    let mut later_is_used = segments.len() > position + 2;
-    for (_, later) in &segments[position + 1..] {
-        match later {
-            Ok(later) => {
-                walk.note_vote(&later.header.hard_state);
-                later_is_used |=
-                    remains.add_later(later, |header| walk.note_vote(&header.hard_state));
-            }
-            Err(_) => later_is_used = true,
-        }
-    }
-    let is_promised = remains.promise > segment.header.lsn(offset);
-    match (later_is_used, is_promised, remains.is_zero) {
-        (true, _, _) | (_, true, _) => {
-            let lost = lost_range(walk.index.last(), &remains);
-            Err(damage(*sequence, offset, "an unreadable batch", lost))
-        }
-        (false, false, true) => Ok(Verdict::Clean),
-        (false, false, false) => Ok(Verdict::TornTail {
+    let next = look_behind(&segments[position + 1..], &mut remains, walk);
+    let log = log_up_to(walk, &segment.header, offset);
+    let finding = Finding {
+        end: End::Broken,
+        next,
+        is_promised: remains.promise > segment.header.lsn(offset),
+        is_zero: remains.is_zero,
+        log,
+    };
+    match decide(&finding) {
+        Decision::Clean => Ok(Verdict::Clean),
+        Decision::Torn => Ok(Verdict::TornTail {
             segment: *sequence,
             offset,
             discarded: remains
@@ -214,7 +237,41 @@ fn judge(
                 .filter(|header| header.first_index <= header.last_index)
                 .map(|header| (header.first_index, header.last_index)),
         }),
+        Decision::Damaged(what) => {
+            let named = lost_range(walk.index.last(), &remains);
+            let lost = match log {
+                Log::Short => named.or_else(|| Some(lost_commits(walk))),
+                _ => named,
+            };
+            Err(damage(*sequence, offset, what, lost))
+        }
+        Decision::ReadOn => unreachable!("only a closed segment is left behind"),
     }
+}
+
+/// What the segments after a broken one are, and what they say about it.
+fn look_behind(
+    later: &[(u64, Result<OpenSegment, HeaderFault>)],
+    remains: &mut Remains,
+    walk: &mut Walk,
+) -> Next {
+    let mut next = match later.len() {
+        0 => Next::None,
+        1 => Next::Empty,
+        _ => Next::Used,
+    };
+    for (_, segment) in later {
+        let Ok(segment) = segment else {
+            next = Next::Unreadable;
+            continue;
+        };
+        walk.note_vote(&segment.header.hard_state);
+        let holds = remains.add_later(segment, |header| walk.note_vote(&header.hard_state));
+        if holds && next == Next::Empty {
+            next = Next::Used;
+        }
+    }
+    next
 }
 
 /// What acknowledged entries the broken batch and those after it held: by its
@@ -260,30 +317,30 @@ fn lost_range(end: (LogIndex, Term), remains: &Remains) -> Option<LostRange> {
     })
 }
 
-/// Checks on the log as a whole, once its end is known.
-fn check_end(walk: &Walk, tail: &SegmentHeader, offset: u64) -> Result<(), WalError> {
-    let (last_index, last_term) = walk.index.last();
-    if walk.hard_state.commit_index > last_index {
-        let lost = LostRange {
-            first: last_index.next(),
-            last: walk.hard_state.commit_index,
-            first_term: last_term,
-            last_term: walk.hard_state.term,
-        };
-        let what = "an end of the log below the commit index";
-        return Err(damage(tail.sequence, offset, what, Some(lost)));
-    }
+/// What the log is if it ends at `offset` of the segment read last.
+fn log_up_to(walk: &Walk, tail: &SegmentHeader, offset: u64) -> Log {
     let batch_count = walk.rows.len() as u64;
-    if offset + seal_bytes(batch_count) > tail.area_end() {
-        let what = "no room to close the segment";
-        return Err(damage(tail.sequence, offset, what, None));
+    if walk.hard_state.commit_index > walk.index.last().0 {
+        Log::Short
+    } else if offset + seal_bytes(batch_count) > tail.area_end() {
+        Log::NoRoom
+    } else if walk.last.is_none() {
+        // A prefix is dropped only once what remains says where it begins.
+        Log::Headless
+    } else {
+        Log::Whole
     }
-    // A prefix is dropped only once what remains says where it begins.
-    if walk.last.is_none() {
-        let what = "no batch to continue";
-        return Err(damage(tail.sequence, offset, what, None));
+}
+
+/// The entries that the commit index says there were.
+fn lost_commits(walk: &Walk) -> LostRange {
+    let (last_index, last_term) = walk.index.last();
+    LostRange {
+        first: last_index.next(),
+        last: walk.hard_state.commit_index,
+        first_term: last_term,
+        last_term: walk.hard_state.term,
     }
-    Ok(())
 }
 
 fn damage_of_header(segments: &Segments, position: usize, walk: Option<&Walk>) -> WalError {

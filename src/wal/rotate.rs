@@ -6,6 +6,11 @@
 //!    final name, sync the folder — an empty successor means nothing;
 //! 2. write the SEAL batch to the full segment — now the successor must exist;
 //! 3. the next batch starts the successor.
+//!
+//! A disk may be full when step 1 needs room. For that case a **reserve** is
+//! kept: a filled segment under another name, which becomes the spare when no
+//! other can be filled. With it a node goes on voting, deleting and purging
+//! after its disk is full; it is filled anew when there is room for several.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +19,11 @@ use std::thread::{self, JoinHandle};
 
 use crate::disk::{AppendMode, Disk, DiskError, DiskResult, File, SegmentIo};
 
+use super::error::Stop;
 use super::format::{BLOCK, SegmentHeader};
-use super::segment::{SPARE_NAME, SegmentFile, segment_name};
+use super::segment::{
+    RESERVE_NAME, RESERVE_UNFINISHED_NAME, SPARE_NAME, SegmentFile, segment_name,
+};
 
 /// Zeros are written in pieces of this many bytes: larger ones make the page
 /// cache use large folios that later cost more than they save.
@@ -31,7 +39,11 @@ pub(super) struct Spare {
     bytes: u64,
     stop: Arc<AtomicBool>,
     job: Option<JoinHandle<DiskResult<Box<dyn File>>>>,
+    reserve_job: Option<JoinHandle<()>>,
 }
+
+/// A reserve is filled only if that leaves room for so many segments more.
+const RESERVE_ROOM: u64 = 4;
 
 impl Spare {
     /// Prepares spares of `bytes` bytes in a folder; none yet.
@@ -42,6 +54,7 @@ impl Spare {
             bytes,
             stop: Arc::new(AtomicBool::new(false)),
             job: None,
+            reserve_job: None,
         }
     }
 
@@ -54,12 +67,14 @@ impl Spare {
         let stop = Arc::clone(&self.stop);
         let job = thread::Builder::new().name("wal-spare".into());
         // Without a thread the spare is made when it is needed.
-        self.job = job.spawn(move || fill(&*disk, &dir, bytes, &stop)).ok();
+        self.job = job
+            .spawn(move || fill(&*disk, &dir, SPARE_NAME, bytes, &stop))
+            .ok();
     }
 
     /// A file of at least `bytes` zeros: the prepared one if it is large
     /// enough, else one filled now.
-    pub fn take(&mut self, bytes: u64) -> DiskResult<(Box<dyn File>, u64)> {
+    pub fn take(&mut self, bytes: u64) -> Result<(Box<dyn File>, u64), Stop> {
         if let Some(job) = self.job.take()
             && let Ok(Ok(file)) = job.join()
             && bytes <= self.bytes
@@ -68,8 +83,74 @@ impl Spare {
         }
         // A spare that failed in the background (a full disk, say) is tried
         // again: nothing was ever acknowledged in that file.
-        let bytes = bytes.max(self.bytes);
-        fill(&*self.disk, &self.dir, bytes, &self.stop).map(|file| (file, bytes))
+        let filled_bytes = bytes.max(self.bytes);
+        match self.fill_spare(filled_bytes) {
+            Ok(file) => Ok((file, filled_bytes)),
+            Err(error) if error.is_full() => {
+                // What was filled of it is room that others need.
+                remove_spare(&*self.disk, &self.dir)?;
+                let reserve = self.take_reserve(bytes)?;
+                reserve.ok_or(Stop::Full { done: 0, error })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn fill_spare(&self, bytes: u64) -> DiskResult<Box<dyn File>> {
+        // Not by trial: the last free bytes are others' too.
+        if self.disk.free_bytes(&self.dir)? < bytes {
+            let error = std::io::ErrorKind::StorageFull.into();
+            return Err(DiskError::new("fill", &self.dir.join(SPARE_NAME), error));
+        }
+        fill(&*self.disk, &self.dir, SPARE_NAME, bytes, &self.stop)
+    }
+
+    /// Makes the reserve the spare, if it is there and large enough.
+    fn take_reserve(&mut self, bytes: u64) -> DiskResult<Option<(Box<dyn File>, u64)>> {
+        let reserve = self.dir.join(RESERVE_NAME);
+        if !self.disk.exists(&reserve)? {
+            return Ok(None);
+        }
+        let file = self.disk.open(&reserve)?;
+        let length = file.length()?;
+        if length < bytes || length > u64::from(u32::MAX) / 2 || !length.is_multiple_of(BLOCK) {
+            return Ok(None);
+        }
+        self.disk.rename(&reserve, &self.dir.join(SPARE_NAME))?;
+        tracing::warn!("the disk is full: the log goes on in its reserve");
+        Ok(Some((file, length)))
+    }
+
+    /// Begins to fill the reserve on a thread of its own, unless there is one
+    /// or no room for it.
+    pub fn replenish(&mut self) {
+        if self
+            .reserve_job
+            .as_ref()
+            .is_some_and(|job| !job.is_finished())
+        {
+            return;
+        }
+        let reserve = self.dir.join(RESERVE_NAME);
+        let is_there = self.disk.exists(&reserve).unwrap_or(true);
+        let free = self.disk.free_bytes(&self.dir).unwrap_or(0);
+        if is_there || free / RESERVE_ROOM < self.bytes {
+            return;
+        }
+        let (disk, dir, bytes) = (Arc::clone(&self.disk), self.dir.clone(), self.bytes);
+        let stop = Arc::clone(&self.stop);
+        let job = thread::Builder::new().name("wal-reserve".into());
+        // Without a thread, or without room after all, it is tried again.
+        self.reserve_job = job
+            .spawn(move || {
+                let unfinished = dir.join(RESERVE_UNFINISHED_NAME);
+                let filled = fill(&*disk, &dir, RESERVE_UNFINISHED_NAME, bytes, &stop)
+                    .and_then(|_| disk.rename(&unfinished, &dir.join(RESERVE_NAME)));
+                if filled.is_err() {
+                    let _ = disk.remove(&unfinished);
+                }
+            })
+            .ok();
     }
 }
 
@@ -80,21 +161,33 @@ impl Drop for Spare {
             // The file it made is removed when the log is opened next.
             let _ = job.join();
         }
+        if let Some(job) = self.reserve_job.take() {
+            let _ = job.join();
+        }
     }
 }
 
 /// Removes what is left of a spare.
 pub(super) fn remove_spare(disk: &dyn Disk, dir: &Path) -> DiskResult<()> {
-    let path = dir.join(SPARE_NAME);
-    match disk.exists(&path)? {
-        true => disk.remove(&path),
+    remove(disk, &dir.join(SPARE_NAME))
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> DiskResult<()> {
+    match disk.exists(path)? {
+        true => disk.remove(path),
         false => Ok(()),
     }
 }
 
-fn fill(disk: &dyn Disk, dir: &Path, bytes: u64, stop: &AtomicBool) -> DiskResult<Box<dyn File>> {
-    remove_spare(disk, dir)?;
-    let path = dir.join(SPARE_NAME);
+fn fill(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    bytes: u64,
+    stop: &AtomicBool,
+) -> DiskResult<Box<dyn File>> {
+    let path = dir.join(name);
+    remove(disk, &path)?;
     let mut file = disk.create(&path)?;
     let zeros = vec![0; FILL_BYTES];
     let mut offset = 0;

@@ -10,10 +10,15 @@ use crate::disk::{Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 use crate::sync::{Mutex, MutexGuard};
 
 use super::batch::{BatchId, WriteBuffer};
-use super::format::{SealRow, SegmentHeader};
+use super::format::{HeaderFault, SealRow, SegmentHeader};
+use super::walk::OpenSegment;
 
 /// Name of the segment being prepared.
 pub(super) const SPARE_NAME: &str = "spare";
+/// Name of the segment kept for a full disk.
+pub(super) const RESERVE_NAME: &str = "reserve";
+/// Name of the reserve while it is filled.
+pub(super) const RESERVE_UNFINISHED_NAME: &str = "reserve.tmp";
 const SUFFIX: &str = ".wal";
 
 /// File name of a segment: its sequence number in 16 hexadecimal digits, so
@@ -80,6 +85,17 @@ impl SegmentFile {
     /// Nobody will write to it again: from now on it is mapped when read.
     pub fn close(&self) {
         *self.source() = Source::Closed;
+    }
+
+    /// Whether nobody will write to it again.
+    pub fn is_closed(&self) -> bool {
+        !matches!(*self.source(), Source::Active(_))
+    }
+
+    /// Opens it for reading what is on the disk, past every cache.
+    pub fn reopen(&self) -> DiskResult<Result<OpenSegment, HeaderFault>> {
+        let dir = self.path.parent().unwrap_or(Path::new(""));
+        OpenSegment::open(&*self.disk, dir, self.header.sequence)
     }
 
     /// Its header.

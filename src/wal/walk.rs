@@ -62,13 +62,42 @@ impl OpenSegment {
         }))
     }
 
-    fn header_at(&self, offset: u64) -> Option<(BatchHeader, u32)> {
+    /// Whether the header and its copy are whole and the same.
+    pub fn has_both_headers(&self) -> bool {
+        self.has_header(0) && self.has_header(self.header.area_end())
+    }
+
+    /// Whether this copy of the header is whole.
+    pub fn has_header(&self, copy: u64) -> bool {
+        let mut bytes = [0; SEGMENT_HEADER];
+        self.file.read_at(copy, &mut bytes).is_ok()
+            && SegmentHeader::decode(&bytes) == Ok(self.header)
+    }
+
+    /// The first offset behind `offset` at which a valid batch begins.
+    pub fn next_batch_after(&self, offset: u64) -> Option<u64> {
+        let later = (offset + BLOCK..self.header.area_end()).step_by(BLOCK as usize);
+        later.into_iter().find(|&at| self.header_at(at).is_some())
+    }
+
+    /// Whether everything from `offset` up to the header's copy is zero, as far
+    /// as it can be read at all.
+    pub fn is_zero_from(&self, offset: u64) -> bool {
+        let mut block = vec![0; BLOCK as usize];
+        (offset..self.header.area_end())
+            .step_by(BLOCK as usize)
+            .all(|at| self.file.read_at(at, &mut block).is_ok() && is_zero(&block))
+    }
+
+    /// The batch header at an offset, if one is whole there, and its CRC.
+    pub fn header_at(&self, offset: u64) -> Option<(BatchHeader, u32)> {
         let mut bytes = [0; BATCH_HEADER];
         self.file.read_at(offset, &mut bytes).ok()?;
         BatchHeader::decode(&self.header, offset, &bytes)
     }
 
-    fn unreadable_entries(
+    /// The entries that cannot be read of a batch whose header is whole.
+    pub fn unreadable_entries(
         &self,
         offset: u64,
         header: &BatchHeader,
@@ -78,7 +107,8 @@ impl OpenSegment {
         unreadable_entries(header, self.header.seed(), &batch)
     }
 
-    fn body_at(&self, offset: u64, header: &BatchHeader) -> Option<Vec<u8>> {
+    /// A whole batch, if its body is what its header says.
+    pub fn body_at(&self, offset: u64, header: &BatchHeader) -> Option<Vec<u8>> {
         // The header's length was checked against the file's.
         let mut batch = vec![0; header.length as usize];
         self.file.read_at(offset, &mut batch).ok()?;
@@ -105,8 +135,18 @@ pub(super) struct Contradiction {
     pub what: &'static str,
 }
 
+/// What to remember of what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Entries too.
+    Entries,
+    /// Only where they are.
+    Shape,
+}
+
 /// What was read so far.
 pub(super) struct Walk {
+    keep: Keep,
     pub index: Index,
     pub entries: Vec<Entry>,
     /// Of the batches read.
@@ -135,8 +175,9 @@ struct Staged {
 
 impl Walk {
     /// Before the oldest segment there is.
-    pub fn new(oldest: &SegmentHeader) -> Self {
+    pub fn new(oldest: &SegmentHeader, keep: Keep) -> Self {
         Self {
+            keep,
             index: Index::default(),
             entries: Vec::new(),
             hard_state: HardState::default(),
@@ -175,6 +216,10 @@ impl Walk {
             let entries = decode_entries(&header, segment.header.seed(), &batch)
                 .map_err(|what| Contradiction { offset, what })?;
             self.note_vote(&header.hard_state);
+            let entries = match self.keep {
+                Keep::Entries => entries,
+                Keep::Shape => Vec::new(),
+            };
             self.staged.push(Staged {
                 header,
                 crc,

@@ -80,6 +80,8 @@ async fn first_failed_write_stops_the_node_for_good() {
     cluster.members[index].options.on_failure = Arc::new(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
     });
+    // The call that fails must be the log's own.
+    cluster.members[index].options.wal.prepare_in_background = false;
     cluster.open(index);
     let node = Arc::clone(cluster.members[index].node());
     node.bootstrap(crate::cluster::CLUSTER).await.unwrap();

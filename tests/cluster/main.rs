@@ -11,4 +11,6 @@ mod membership;
 
 mod reads_and_writes;
 
+mod room;
+
 mod snapshots;

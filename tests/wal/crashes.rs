@@ -12,7 +12,7 @@ use holdfast::wal::{Opened, Wal, WalError, WalOptions};
 use crate::model::{MODES, Model, create, depth, dir, open, options};
 
 /// One step of a script: a group of writes, or upkeep.
-enum Step {
+pub enum Step {
     Append(Vec<LogWrite>),
     Purge(LogIndex),
     Mark,
@@ -20,13 +20,13 @@ enum Step {
 }
 
 /// A script and the states it passes through, one after each write.
-struct Script {
+pub struct Script {
     steps: Vec<Step>,
-    states: Vec<Model>,
+    pub states: Vec<Model>,
 }
 
 impl Script {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             steps: Vec::new(),
             states: vec![Model::default()],
@@ -37,7 +37,10 @@ impl Script {
         self.states.last().expect("there is a first state")
     }
 
-    fn append<const N: usize>(&mut self, writes: [&dyn Fn(&Model) -> LogWrite; N]) -> &mut Self {
+    pub fn append<const N: usize>(
+        &mut self,
+        writes: [&dyn Fn(&Model) -> LogWrite; N],
+    ) -> &mut Self {
         let writes = writes.map(|make| {
             let mut model = self.state().clone();
             let write = make(&model);
@@ -49,7 +52,7 @@ impl Script {
         self
     }
 
-    fn step(&mut self, step: Step) -> &mut Self {
+    pub fn step(&mut self, step: Step) -> &mut Self {
         self.steps.push(step);
         self
     }
@@ -57,14 +60,14 @@ impl Script {
 
 /// How far a run came before the power failed.
 #[derive(Default)]
-struct Progress {
+pub struct Progress {
     /// States acknowledged; the next ones may or may not be there.
-    acknowledged: usize,
+    pub acknowledged: usize,
     /// States begun.
-    begun: usize,
+    pub begun: usize,
 }
 
-fn run(disk: &MemoryDisk, script: &Script, options: WalOptions) -> Progress {
+pub fn run(disk: &MemoryDisk, script: &Script, options: WalOptions) -> Progress {
     let mut progress = Progress::default();
     let _: Result<(), WalError> = (|| {
         let mut wal: Wal = create(disk, options)?;
@@ -139,7 +142,7 @@ struct Counts {
 
 /// Which state a recovered log is in; it must be an acknowledged one or a later
 /// one that was begun.
-fn check_recovered(opened: &Opened, script: &Script, progress: &Progress) -> usize {
+pub fn check_recovered(opened: &Opened, script: &Script, progress: &Progress) -> usize {
     let candidates = progress.acknowledged..=progress.begun;
     let found = candidates.clone().rev().find(|&state| {
         let model = &script.states[state];

@@ -6,9 +6,9 @@
 
 use holdfast::disk::{Disk, MemoryDisk};
 use holdfast::types::{LogIndex, LogWrite};
-use holdfast::wal::{Verdict, Wal, WalError};
+use holdfast::wal::{Outcome, Verdict, Wal, WalError, WalOptions, survey};
 
-use crate::model::{BLOCK, Model, create, depth, open, options, segment_paths};
+use crate::model::{BLOCK, IDENTITY, Model, create, depth, dir, open, options, segment_paths};
 
 const BLOCKS: u64 = 8;
 
@@ -20,6 +20,8 @@ enum Fault {
     Unreadable,
     /// The block shows what belongs to another.
     Misdirected,
+    /// The block shows what an earlier life of the file had there.
+    Stale,
 }
 
 struct History {
@@ -31,9 +33,17 @@ struct History {
 
 impl History {
     fn new() -> Self {
+        Self::salted(options(BLOCKS).salt_seed)
+    }
+
+    fn salted(salt_seed: u64) -> Self {
         let disk = MemoryDisk::new();
+        let options = WalOptions {
+            salt_seed,
+            ..options(BLOCKS)
+        };
         Self {
-            wal: create(&disk, options(BLOCKS)).unwrap(),
+            wal: create(&disk, options).unwrap(),
             disk,
             states: vec![Model::default()],
         }
@@ -49,7 +59,11 @@ impl History {
 }
 
 fn history() -> History {
-    let mut history = History::new();
+    history_salted(options(BLOCKS).salt_seed)
+}
+
+fn history_salted(salt_seed: u64) -> History {
+    let mut history = History::salted(salt_seed);
     history.append(|m| m.hard_state(1, Some(1), 0));
     for _ in 0..4 {
         history.append(|m| m.append(1, &[5000, 10]));
@@ -75,6 +89,7 @@ struct Counts {
 fn sweep(history: &History, may_lose: usize) -> Counts {
     let mut counts = Counts::default();
     let whole = history.disk.duplicate();
+    let stale = history_salted(0x0dd).disk;
     for path in segment_paths(&whole) {
         let length = whole.open(&path).unwrap().length().unwrap();
         for block in 0..length / BLOCK {
@@ -88,10 +103,11 @@ fn sweep(history: &History, may_lose: usize) -> Counts {
                 Fault::Garbage,
                 Fault::Unreadable,
                 Fault::Misdirected,
+                Fault::Stale,
             ];
             for fault in flips.chain(kinds) {
                 let disk = whole.duplicate();
-                inject(&disk, &path, block, fault);
+                inject(&disk, &stale, &path, block, fault);
                 counts.faults += 1;
                 judge(&disk, history, may_lose, fault, &mut counts);
             }
@@ -100,7 +116,7 @@ fn sweep(history: &History, may_lose: usize) -> Counts {
     counts
 }
 
-fn inject(disk: &MemoryDisk, path: &std::path::Path, block: u64, fault: Fault) {
+fn inject(disk: &MemoryDisk, stale: &MemoryDisk, path: &std::path::Path, block: u64, fault: Fault) {
     let mut bytes = vec![0; BLOCK as usize];
     let file = disk.open(path).unwrap();
     file.read_at(block * BLOCK, &mut bytes).unwrap();
@@ -119,15 +135,23 @@ fn inject(disk: &MemoryDisk, path: &std::path::Path, block: u64, fault: Fault) {
             let other = if block == 1 { 2 } else { 1 };
             file.read_at(other * BLOCK, &mut bytes).unwrap();
         }
+        Fault::Stale => {
+            let file = stale.open(path).unwrap();
+            file.read_at(block * BLOCK, &mut bytes).unwrap();
+        }
     }
     disk.overwrite(path, block * BLOCK, &bytes).unwrap();
 }
 
 fn judge(disk: &MemoryDisk, history: &History, may_lose: usize, fault: Fault, counts: &mut Counts) {
     let before = disk.duplicate();
+    let survey = survey(disk, dir(), Some(IDENTITY), &mut |_| {}).unwrap();
+    let is_damaged = matches!(survey.outcome, Outcome::Damaged(_));
+    assert_eq!(is_damaged, !survey.flaws.is_empty(), "{survey:?}");
     let (wal, opened) = match open(disk, options(BLOCKS)) {
         Err(WalError::Damaged(damage)) => {
             counts.damaged += 1;
+            assert!(is_damaged, "{survey:?}");
             counts.damaged_naming_entries += u64::from(damage.lost.is_some());
             assert!(is_same(&before, disk), "a damaged log was touched");
             return;
@@ -135,6 +159,7 @@ fn judge(disk: &MemoryDisk, history: &History, may_lose: usize, fault: Fault, co
         Err(error) => panic!("{error}"),
         Ok(opened) => opened,
     };
+    assert!(!is_damaged, "{survey:?}");
     let newest = history.states.last().unwrap();
     if newest.matches_entries(&opened) && newest.hard_state == opened.hard_state {
         counts.harmless += 1;
@@ -348,4 +373,41 @@ fn segment_of_another_history_is_damage() {
         open(&disk, options(BLOCKS)),
         Err(WalError::Damaged(_))
     ));
+}
+
+#[test]
+fn extra_files_are_ignored_and_extra_segments_are_damage() {
+    let history = history();
+    let newest = history.states.last().unwrap();
+    let put = |disk: &MemoryDisk, name: &str, bytes: &[u8]| {
+        let mut file = disk.create(&dir().join(name)).unwrap();
+        file.write_at(0, bytes).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir(dir()).unwrap();
+    };
+    let disk = history.disk.duplicate();
+    for name in [
+        "spare",
+        "reserve.tmp",
+        "lost+found",
+        "1.wal",
+        "0000.wal.old",
+    ] {
+        put(&disk, name, &[7; 5000]);
+    }
+    let (wal, opened) = open(&disk, options(BLOCKS)).unwrap();
+    assert!(newest.matches_entries(&opened));
+    drop(wal);
+    assert!(!disk.list(dir()).unwrap().contains(&"spare".to_owned()));
+
+    // A copy under the next number, one under a number far away, an empty one.
+    let paths = segment_paths(&history.disk);
+    let copy = history.disk.map(&paths[0]).unwrap();
+    for (distance, bytes) in [(1, copy.bytes()), (9, copy.bytes()), (1, &[])] {
+        let disk = history.disk.duplicate();
+        let name = format!("{:016x}.wal", paths.len() as u64 + distance);
+        put(&disk, &name, bytes);
+        let result = open(&disk, options(BLOCKS));
+        assert!(matches!(result, Err(WalError::Damaged(_))), "{name}");
+    }
 }

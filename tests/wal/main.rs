@@ -11,6 +11,14 @@ mod crashes;
 
 mod faults;
 
+mod failed_syncs;
+
+mod rooms;
+
+mod scrubs;
+
+mod surveys;
+
 mod decoders;
 
 mod golden;
