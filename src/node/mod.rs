@@ -24,6 +24,8 @@ mod error;
 
 mod identity;
 
+mod witness_file;
+
 mod failure;
 
 mod event;
@@ -38,6 +40,8 @@ mod ports;
 
 mod standing;
 
+mod belonging;
+
 mod raft_thread;
 
 mod wal_thread;
@@ -49,6 +53,8 @@ mod snapshots;
 mod snapshotter;
 
 mod stream;
+
+mod refusals;
 
 mod network;
 
@@ -67,7 +73,9 @@ mod restore;
 mod backend;
 
 pub use error::NodeError;
-pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
+pub use failure::{
+    EXIT_IDENTITY_REFUSED, EXIT_STORAGE_FAILED, FailureHook, exit_on_failure, exit_on_refusal,
+};
 pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::peer::{DurableEnd, OwnDurableEnd};
 use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, LogWrite, Mark};
 use crate::wal::Wal;
@@ -40,6 +41,8 @@ pub(super) struct WalThread {
     pub events: EventSender,
     pub snapshots: Arc<Snapshots>,
     pub failure: Arc<Failure>,
+    /// Told of every durable write before anybody else is.
+    pub durable: Arc<OwnDurableEnd>,
 }
 
 impl WalThread {
@@ -121,6 +124,8 @@ impl WalThread {
         if let Some(mark) = group.last_mark {
             let appended = self.wal.append(&group.writes);
             appended.map_err(|error| chain(&error))?;
+            self.durable
+                .set(group.writes.iter().fold(self.durable.now(), end_after));
             self.events.send(Event::Durable(mark));
         }
         if let Some(through) = group.purge {
@@ -128,6 +133,23 @@ impl WalThread {
         }
         Ok(group.last_mark.is_some())
     }
+}
+
+/// The durable end once `write` is durable.
+fn end_after(mut end: DurableEnd, write: &LogWrite) -> DurableEnd {
+    if let Some(hard_state) = &write.hard_state {
+        end.term = hard_state.term;
+    }
+    if let Some(from) = write.truncate_from {
+        end.index = from.previous();
+    }
+    if let Some(meta) = &write.reset_to {
+        end.index = meta.index;
+    }
+    if let Some(last) = write.entries.last() {
+        end.index = last.index;
+    }
+    end
 }
 
 /// An error and its causes on one line.
