@@ -97,6 +97,28 @@ pub async fn health(address: SocketAddr) -> Option<u16> {
     reply.ok().map(|reply| reply.status)
 }
 
+/// Whether `sys/seal-status` says that the node was removed from its cluster.
+///
+/// # Errors
+/// No answer.
+pub async fn is_removed(address: SocketAddr) -> anyhow::Result<bool> {
+    let mut client = administrator(address, None);
+    let answer = call(&mut client, Method::GET, "/v1/sys/seal-status", None).await?;
+    Ok(answer["removed_from_cluster"] == Value::Bool(true))
+}
+
+/// Removes a node by name, through the active one.
+///
+/// # Errors
+/// No answer, or a refusal.
+pub async fn remove_peer(address: SocketAddr, token: &str, name: &str) -> anyhow::Result<()> {
+    let mut client = administrator(address, Some(token));
+    let path = "/v1/sys/storage/raft/remove-peer";
+    let body = json!({ "server_id": name });
+    call(&mut client, Method::POST, path, Some(body)).await?;
+    Ok(())
+}
+
 /// Commit and applied index that a node reports of itself.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::api::{self, Credentials};
 use crate::ledger::Outcome;
-use crate::process::{Process, ServerKind, Tuning};
+use crate::process::{Placement, Process, ServerKind, Tuning};
 
 /// Which servers an experiment runs.
 #[derive(Args, Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Cluster {
     // Declared before the directory: processes end before their files go.
     nodes: Vec<Process>,
     credentials: Credentials,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// KV v1 mount that every cluster of the harness has.
@@ -50,6 +50,19 @@ impl Cluster {
     /// # Errors
     /// Anything that keeps that from happening within 90 seconds a step.
     pub async fn form(arguments: &ClusterArguments, tuning: Tuning) -> anyhow::Result<Cluster> {
+        let placements = vec![Placement::default(); NODE_COUNT];
+        Cluster::form_at(arguments, tuning, placements).await
+    }
+
+    /// As [`Cluster::form`], of as many nodes as there are places.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub async fn form_at(
+        arguments: &ClusterArguments,
+        tuning: Tuning,
+        placements: Vec<Placement>,
+    ) -> anyhow::Result<Cluster> {
         let program = match &arguments.program {
             Some(program) => program.clone(),
             None => arguments.server.default_program()?,
@@ -59,9 +72,11 @@ impl Cluster {
             ..tuning
         };
         let directory = Directory::create(arguments.keep)?;
-        let mut nodes = (1..=NODE_COUNT)
-            .map(|number| {
-                Process::prepare(&format!("n{number}"), &program, &directory.path, &tuning)
+        let mut nodes = (1..)
+            .zip(placements)
+            .map(|(number, placement)| {
+                let name = format!("n{number}");
+                Process::prepare(&name, &program, &directory.path, &tuning, placement)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut credentials = None;
@@ -87,12 +102,22 @@ impl Cluster {
         let cluster = Cluster {
             nodes,
             credentials,
-            _directory: directory,
+            directory,
         };
         cluster.await_voters().await?;
         api::mount_kv(cluster.nodes[0].address(), cluster.token(), MOUNT).await?;
         cluster.await_mount().await?;
         Ok(cluster)
+    }
+
+    /// The run's own directory: removed at the end.
+    pub fn directory(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// The unseal shares.
+    pub fn shares(&self) -> &[String] {
+        &self.credentials.shares
     }
 
     /// The root token.
@@ -220,11 +245,16 @@ impl Cluster {
         Ok(())
     }
 
-    async fn await_voters(&self) -> anyhow::Result<()> {
-        let what = format!("{NODE_COUNT} voters");
-        await_some(&what, FORMATION_LIMIT, async || {
-            let voters = api::voters(self.nodes[0].address(), self.token()).await?;
-            if voters.len() < NODE_COUNT {
+    /// Waits until every node is a voter.
+    ///
+    /// # Errors
+    /// One is not within the limit.
+    pub async fn await_voters(&self) -> anyhow::Result<()> {
+        let count = self.nodes.len();
+        let leader = self.leader().await?;
+        await_some(&format!("{count} voters"), FORMATION_LIMIT, async || {
+            let voters = api::voters(self.nodes[leader].address(), self.token()).await?;
+            if voters.len() < count {
                 bail!("voters are {voters:?}");
             }
             Ok(())
@@ -267,12 +297,20 @@ async fn bring_up(node: &mut Process, shares: &[String]) -> anyhow::Result<()> {
     await_health(node, &[200, 429]).await
 }
 
-async fn start_listening(node: &mut Process) -> anyhow::Result<()> {
+/// Starts a node and waits until it answers, in whatever state.
+///
+/// # Errors
+/// It does not within the limit.
+pub async fn start_listening(node: &mut Process) -> anyhow::Result<()> {
     node.start()?;
-    await_health(node, &[200, 429, 501, 503]).await
+    await_health(node, &[200, 429, 501, 503, 530]).await
 }
 
-async fn await_health(node: &mut Process, wanted: &[u16]) -> anyhow::Result<()> {
+/// Waits until a node's health is one of these.
+///
+/// # Errors
+/// It is not within the limit.
+pub async fn await_health(node: &mut Process, wanted: &[u16]) -> anyhow::Result<()> {
     let what = format!("{} to answer with a health of {wanted:?}", node.name());
     await_some(&what, FORMATION_LIMIT, async || {
         node.check_alive()?;
@@ -285,19 +323,28 @@ async fn await_health(node: &mut Process, wanted: &[u16]) -> anyhow::Result<()> 
 }
 
 /// A directory of this run, removed with everything in it unless kept.
-struct Directory {
+pub struct Directory {
     path: PathBuf,
     keep: bool,
 }
 
 impl Directory {
-    fn create(keep: bool) -> anyhow::Result<Directory> {
+    /// Makes a new one.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn create(keep: bool) -> anyhow::Result<Directory> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("jepsen-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Directory { path, keep })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

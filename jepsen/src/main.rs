@@ -13,6 +13,8 @@ mod client;
 mod cluster;
 mod ledger;
 mod load;
+mod loop_disk;
+mod network;
 mod mutants;
 mod process;
 mod scenario;
@@ -56,6 +58,15 @@ enum Experiment {
     /// Kills all nodes at once under load, restarts and unseals them: no
     /// acknowledged write may be lost.
     KillAll(scenario::kill_all::KillAllArguments),
+    /// Freezes the file system under the leader again and again: time until
+    /// another node takes writes. Needs root.
+    StallDisk(scenario::stall_disk::StallDiskArguments),
+    /// Five nodes of which one reaches both sides, and a leader that is heard
+    /// and does not hear: time until writes go on. Needs root.
+    Bridge(scenario::bridge::BridgeArguments),
+    /// A wiped, a removed, a copied and a restored data directory: each is
+    /// refused with its reason and remedy.
+    Identities(scenario::identities::IdentitiesArguments),
     /// A follower misses many writes and several compactions, comes back,
     /// catches up by snapshot and serves.
     Lag(scenario::lag::LagArguments),
@@ -69,6 +80,9 @@ impl Experiment {
             Experiment::Load(arguments) => load::run(arguments).await,
             Experiment::KillLeader(arguments) => scenario::kill_leader::run(arguments).await,
             Experiment::KillAll(arguments) => scenario::kill_all::run(arguments).await,
+            Experiment::StallDisk(arguments) => scenario::stall_disk::run(arguments).await,
+            Experiment::Bridge(arguments) => scenario::bridge::run(arguments).await,
+            Experiment::Identities(arguments) => scenario::identities::run(arguments).await,
             Experiment::Lag(arguments) => scenario::lag::run(arguments).await,
             Experiment::Bench(arguments) => bench::run(arguments).await,
         }

@@ -31,6 +31,15 @@ pub struct Tuning {
     pub trailing_logs: Option<u32>,
 }
 
+/// Where a node runs; by default on loopback, beside the others.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// Its data directory, if not below the run's own.
+    pub data: Option<PathBuf>,
+    /// A network namespace and the node's address in it.
+    pub network: Option<(String, Ipv4Addr)>,
+}
+
 /// One node: a directory with its configuration, data and log, and at most
 /// one living process, killed when this is dropped.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub struct Process {
     name: String,
     program: PathBuf,
     directory: PathBuf,
+    data: PathBuf,
+    namespace: Option<String>,
     address: SocketAddr,
     child: Option<Child>,
 }
@@ -78,12 +89,21 @@ impl Process {
         program: &Path,
         parent: &Path,
         tuning: &Tuning,
+        placement: Placement,
     ) -> anyhow::Result<Process> {
         let directory = parent.join(name);
-        let data = directory.join("data");
-        fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
-        let address = free_address()?;
-        let cluster_address = free_address()?;
+        let data = placement.data.unwrap_or_else(|| directory.join("data"));
+        for folder in [&directory, &data] {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let (namespace, address, cluster_address) = match placement.network {
+            Some((namespace, address)) => (
+                Some(namespace),
+                SocketAddr::from((address, 8200)),
+                SocketAddr::from((address, 8201)),
+            ),
+            None => (None, free_address()?, free_address()?),
+        };
         let configuration = configuration(name, &data, address, cluster_address, tuning);
         let path = directory.join("config.hcl");
         fs::write(&path, configuration).with_context(|| format!("write {}", path.display()))?;
@@ -91,6 +111,8 @@ impl Process {
             name: name.to_owned(),
             program: program.to_owned(),
             directory,
+            data,
+            namespace,
             address,
             child: None,
         })
@@ -101,6 +123,11 @@ impl Process {
         &self.name
     }
 
+    /// The program it runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Where its API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -108,7 +135,7 @@ impl Process {
 
     /// Where its raft data lives.
     pub fn data_directory(&self) -> PathBuf {
-        self.directory.join("data")
+        self.data.clone()
     }
 
     /// Starts the process; its output is appended to the node's log.
@@ -125,7 +152,18 @@ impl Process {
             .open(self.log_path())
             .with_context(|| format!("open {}", self.log_path().display()))?;
         let errors = log.try_clone().context("share the log")?;
-        let child = Command::new(&self.program)
+        // `ip netns exec` becomes the program: the child is the server itself.
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command
+                    .args(["netns", "exec", namespace])
+                    .arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        let child = command
             .arg("server")
             .arg(format!(
                 "-config={}",
@@ -192,6 +230,27 @@ impl Process {
         }
     }
 
+    /// Waits until the process ends by itself; its exit code, if it has one.
+    ///
+    /// # Errors
+    /// It lives on after `limit`.
+    pub async fn await_exit(&mut self, limit: Duration) -> anyhow::Result<Option<i32>> {
+        let Some(child) = &mut self.child else {
+            bail!("{} is not running", self.name);
+        };
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = child.try_wait().context("look at the process")? {
+                self.child = None;
+                return Ok(status.code());
+            }
+            if deadline <= Instant::now() {
+                bail!("{} lives on after {limit:?}", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Resident memory in KiB, if the process is running.
     pub fn resident_kib(&self) -> Option<u64> {
         let pid = self.child.as_ref()?.id();
@@ -202,10 +261,15 @@ impl Process {
         line.trim().strip_suffix("kB")?.trim().parse().ok()
     }
 
+    /// All it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// The last lines of the node's log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let log = fs::read(self.log_path()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log();
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }

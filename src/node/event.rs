@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::membership::autopilot::AutopilotConfig;
+use crate::peer::MembershipProof;
 use crate::physical::PhysicalError;
 use crate::raft::Rejection;
 use crate::raft::message::Message;
@@ -59,6 +60,8 @@ pub(super) enum Event {
     Checkpoint(Checkpoint),
     /// A peer said hello: its addresses may be new.
     PeersChanged,
+    /// A peer showed a committed membership that does not name this node.
+    Excluded(MembershipProof),
     /// Another promotion policy.
     Autopilot(AutopilotConfig),
     /// The node is being sealed.

@@ -1,5 +1,5 @@
-//! The latch for a broken environment: the first failure of the disk stops the
-//! node for good (D-004).
+//! The latch that stops the node for good: a disk that failed (D-004), or peers
+//! that refuse this process its identity.
 
 use std::sync::Arc;
 
@@ -12,17 +12,23 @@ pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
 /// Exit code of a process whose disk failed.
 pub const EXIT_STORAGE_FAILED: i32 = 3;
 
+/// Exit code of a process that peers refuse: it runs on a copy of another's data
+/// directory, or on an older state of its own. Starting it again does not help.
+pub const EXIT_IDENTITY_REFUSED: i32 = 4;
+
 /// Remembers the first failure.
 pub(super) struct Failure {
     reason: OnceLock<String>,
-    hook: FailureHook,
+    on_failure: FailureHook,
+    on_refusal: FailureHook,
 }
 
 impl Failure {
-    pub fn new(hook: FailureHook) -> Self {
+    pub fn new(on_failure: FailureHook, on_refusal: FailureHook) -> Self {
         Self {
             reason: OnceLock::new(),
-            hook,
+            on_failure,
+            on_refusal,
         }
     }
 
@@ -30,7 +36,15 @@ impl Failure {
     pub fn report(&self, reason: &str) {
         if self.reason.set(reason.to_owned()).is_ok() {
             tracing::error!(reason, "storage failed: the node stops");
-            (self.hook)(reason);
+            (self.on_failure)(reason);
+        }
+    }
+
+    /// Latches that this process may not speak for its node.
+    pub fn refuse(&self, reason: &str) {
+        if self.reason.set(reason.to_owned()).is_ok() {
+            tracing::error!(reason, "refused by a peer: the node stops");
+            (self.on_refusal)(reason);
         }
     }
 
@@ -49,5 +63,14 @@ pub fn exit_on_failure() -> FailureHook {
     Arc::new(|reason| {
         eprintln!("storage failed, stopping: {reason}");
         std::process::exit(EXIT_STORAGE_FAILED);
+    })
+}
+
+/// The default hook for a refused identity: says so and ends the process.
+#[must_use]
+pub fn exit_on_refusal() -> FailureHook {
+    Arc::new(|reason| {
+        eprintln!("identity refused, stopping: {reason}");
+        std::process::exit(EXIT_IDENTITY_REFUSED);
     })
 }

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, MemoryDisk, RealDisk};
 use crate::membership::autopilot::AutopilotConfig;
-use crate::peer::{Hello, PeerState, PeerStream, PeerTls, Transport};
+use crate::peer::{Hello, OwnDurableEnd, PeerState, PeerStream, PeerTls, Transport};
 use crate::physical::{Leadership, PhysicalError};
 use crate::snapshot::SnapshotDirectory;
 use crate::store::Store;
@@ -36,6 +37,7 @@ use super::standing::StatusBoard;
 use super::upkeep::{ScrubBoard, ScrubStatus};
 use super::wal_thread::chain;
 use crate::sync::queue::Sender;
+use super::witness_file::WitnessFile;
 
 /// The raft node. See the module, and `physical::Backend` for what it does.
 pub struct RaftNode {
@@ -52,10 +54,12 @@ pub(super) struct Inner {
     pub(super) leadership: Arc<watch::Sender<Leadership>>,
     pub(super) readers: Semaphore,
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
     pub(super) wal_path: PathBuf,
+    pub(super) durable: Arc<OwnDurableEnd>,
+    pub(super) witness_file: Arc<WitnessFile>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) clock: Clock,
-    pub(super) directory: PathBuf,
     pub(super) space: Arc<Space>,
     pub(super) scrub: Arc<ScrubBoard>,
     facts: Mutex<Facts>,
@@ -86,6 +90,8 @@ pub(super) struct Running {
 pub(super) struct Network {
     pub(super) transport: Arc<Transport>,
     pub(super) tls: Arc<PeerTls>,
+    /// Keeps what is seen of the peers on disk.
+    pub(super) keeper: AbortHandle,
 }
 
 impl RaftNode {
@@ -131,18 +137,28 @@ impl RaftNode {
                 has_storage: recovery.has_storage(),
             }
         });
+        let witness_file = WitnessFile::open(Arc::clone(&disk), &directory);
+        let leadership = Leadership {
+            removed: identity.removed_at.is_some(),
+            ..Leadership::default()
+        };
         let inner = Inner {
             identity,
             board: Arc::new(Board::new(store.view())),
-            failure: Arc::new(Failure::new(Arc::clone(&options.on_failure))),
+            failure: Arc::new(Failure::new(
+                Arc::clone(&options.on_failure),
+                Arc::clone(&options.on_refusal),
+            )),
             status: Arc::new(StatusBoard::new()),
-            leadership: Arc::new(watch::Sender::new(Leadership::default())),
+            leadership: Arc::new(watch::Sender::new(leadership)),
             readers: Semaphore::new(READERS_MAX),
             disk,
+            directory,
             wal_path,
+            durable: Arc::default(),
+            witness_file: Arc::new(witness_file),
             snapshots,
             clock: Clock::start(),
-            directory,
             space: Arc::new(Space::new(
                 options.wal.segment_bytes,
                 options.memory_bytes_max,

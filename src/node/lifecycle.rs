@@ -15,14 +15,16 @@ use crate::sync::thread::Builder;
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, NodeId};
 use crate::wal::{Identity, Wal, WalScrub};
 
+use super::belonging::OwnDirectory;
 use super::event::{Event, EventSender};
 use super::handle::{Facts, Inner, Network, Running};
 use super::identity::node_number;
 use super::options::Timings;
 use super::peers::Peers;
 use super::recovery::{Recovery, recover};
+use super::refusals::Refusals;
 use super::stream::Incoming;
-use super::threads::{Foundation, Threads, config};
+use super::threads::{Foundation, Threads, config, durable_end};
 use super::upkeep::Upkeep;
 use super::wal_thread::chain;
 
@@ -75,6 +77,14 @@ impl Inner {
         if self.cluster().is_none() {
             return Err(PhysicalError::NotRunning);
         }
+        if let Some(index) = self.identity.removed_at {
+            return Err(PhysicalError::Refused {
+                reason: format!(
+                    "this node was removed from its cluster by the membership at log position \
+                     {index}: empty its data directory and let it join again"
+                ),
+            });
+        }
         self.start_network(&mut lifecycle, &keyring, &[]).await
     }
 
@@ -126,6 +136,8 @@ impl Inner {
             Some(recovery) => (store, recovery),
             None => self.recover(store, lifecycle).await?,
         };
+        // The greeting says how far the log reaches, from the first one on.
+        self.durable.set(durable_end(&recovery.1.recovered));
         let own = self.hello(recovery.1.cluster);
         let greetings = Greetings::new(&own);
         let (events, receiver) = EventSender::new();
@@ -136,10 +148,16 @@ impl Inner {
             greetings: greetings.clone(),
             forward: Arc::clone(&self.forward),
             incoming: Incoming::default(),
+            refusals: Refusals::new(
+                self.identity.clone(),
+                Arc::clone(&self.durable),
+                Arc::clone(&self.failure),
+                events.clone(),
+            ),
         };
         let transport = Transport::start(
             &tokio::runtime::Handle::current(),
-            TransportOptions::new(self.options.cluster_listen),
+            self.transport_options(),
             own,
             Arc::clone(&tls),
             Arc::new(handler),
@@ -167,8 +185,38 @@ impl Inner {
             departures: Departures::default(),
         };
         let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
-        let network = Network { transport, tls };
+        let keeper = tokio::spawn(Arc::clone(&self.witness_file).keep());
+        let network = Network {
+            transport,
+            tls,
+            keeper: keeper.abort_handle(),
+        };
         self.run(lifecycle, foundation, receiver, recovery, Some(network))
+    }
+
+    fn transport_options(&self) -> TransportOptions {
+        TransportOptions {
+            snapshot_bytes_per_second: self.options.snapshot_bytes_per_second,
+            witness: Arc::clone(self.witness_file.witness()),
+            durable: Arc::clone(&self.durable),
+            ..TransportOptions::new(self.options.cluster_listen)
+        }
+    }
+
+    fn own_directory(&self) -> OwnDirectory {
+        let (disk, directory, identity) = (
+            Arc::clone(&self.disk),
+            self.directory.clone(),
+            self.identity.clone(),
+        );
+        OwnDirectory {
+            incarnation: self.identity.incarnation,
+            durable: Arc::clone(&self.durable),
+            remember_removal: Arc::new(move |index| {
+                let marked = identity.mark_removed(disk.as_ref(), &directory, index);
+                marked.map_err(|error| chain(&error))
+            }),
+        }
     }
 
     fn foundation(
@@ -198,6 +246,7 @@ impl Inner {
             leadership: Arc::clone(&self.leadership),
             peers,
             events,
+            directory: self.own_directory(),
         }
     }
 
@@ -263,10 +312,14 @@ impl Inner {
             // The core first: its last word is that it no longer leads.
             running.events.send(Event::Stop);
             if let Some(network) = &running.network {
+                network.keeper.abort();
                 network.transport.shutdown().await;
             }
         }
         drop(running);
+        let witness_file = Arc::clone(&self.witness_file);
+        // Without the file the guard is weaker, and nothing else.
+        let _ = tokio::task::spawn_blocking(move || witness_file.write()).await;
         let store = tokio::task::spawn_blocking(move || threads.join()).await;
         match store {
             Ok(Some(store)) => {
@@ -359,6 +412,8 @@ impl Inner {
             node: self.identity.id,
             name: self.identity.name.clone(),
             incarnation: self.identity.incarnation,
+            run: self.identity.run,
+            durable: self.durable.now(),
             api_address: self.options.api_address.clone(),
             cluster_address: self.options.cluster_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -25,6 +25,7 @@ mod error;
 mod identity;
 
 mod directory;
+mod witness_file;
 
 mod failure;
 
@@ -40,6 +41,8 @@ mod ports;
 
 mod standing;
 
+mod belonging;
+
 mod raft_thread;
 
 mod wal_thread;
@@ -51,6 +54,8 @@ mod snapshots;
 mod snapshotter;
 
 mod stream;
+
+mod refusals;
 
 mod network;
 
@@ -77,7 +82,9 @@ pub(crate) mod manual;
 
 pub use directory::{DataDirectory, DirectoryError};
 pub use error::NodeError;
-pub use failure::{EXIT_STORAGE_FAILED, FailureHook, exit_on_failure};
+pub use failure::{
+    EXIT_IDENTITY_REFUSED, EXIT_STORAGE_FAILED, FailureHook, exit_on_failure, exit_on_refusal,
+};
 pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;

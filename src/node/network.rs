@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use crate::peer::{
-    Goodbye, Handler, Hello, PeerStream, Service, SinkError, SnapshotOffer, SnapshotSink, Transport,
+    Goodbye, Handler, Hello, MembershipProof, PeerStream, Refuser, Service, SinkError,
+    SnapshotOffer, SnapshotSink, Transport,
 };
 use crate::raft::message::Message;
 use crate::types::{LogIndex, Member, Membership, NodeId};
@@ -15,6 +16,7 @@ use crate::types::{LogIndex, Member, Membership, NodeId};
 use super::board::Board;
 use super::event::{Event, EventSender};
 use super::peers::Peers;
+use super::refusals::Refusals;
 use super::snapshots::Snapshots;
 use super::stream::{Incoming, Outgoing};
 
@@ -83,6 +85,8 @@ impl Peers for Alone {
     fn stream_snapshot(&self, _to: NodeId) {}
 
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
+
+    fn set_committed(&self, _index: LogIndex, _membership: &Membership) {}
 
     fn api_address(&self, id: NodeId) -> Option<String> {
         self.greetings.api(id)
@@ -203,6 +207,15 @@ impl Peers for Connected {
         }
     }
 
+    fn set_committed(&self, index: LogIndex, membership: &Membership) {
+        if !membership.members.is_empty() {
+            self.transport.set_committed(MembershipProof {
+                index,
+                membership: membership.clone(),
+            });
+        }
+    }
+
     fn api_address(&self, id: NodeId) -> Option<String> {
         self.greetings.api(id)
     }
@@ -220,6 +233,7 @@ pub(super) struct PeerHandler {
     pub greetings: Greetings,
     pub forward: ForwardSlot,
     pub incoming: Incoming,
+    pub refusals: Refusals,
 }
 
 impl Handler for PeerHandler {
@@ -231,8 +245,8 @@ impl Handler for PeerHandler {
         self.events.send(Event::Unreachable(peer));
     }
 
-    fn refused(&self, peer: NodeId, goodbye: &Goodbye) {
-        tracing::debug!(%peer, %goodbye, "no conversation with a peer");
+    fn refused(&self, peer: NodeId, goodbye: &Goodbye, refuser: Refuser) {
+        self.refusals.handle(peer, goodbye, refuser);
     }
 
     fn accept(&self, hello: &Hello, _service: Service) -> Result<(), Goodbye> {

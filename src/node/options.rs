@@ -11,7 +11,7 @@ use crate::raft::ReadMode;
 use crate::types::Millis;
 use crate::wal::WalOptions;
 
-use super::failure::{FailureHook, exit_on_failure};
+use super::failure::{FailureHook, exit_on_failure, exit_on_refusal};
 
 /// Everything a node needs to know from its configuration.
 #[derive(Clone)]
@@ -52,6 +52,11 @@ pub struct NodeOptions {
     pub scrub: ScrubOptions,
     /// Called once when the disk has failed. The default ends the process.
     pub on_failure: FailureHook,
+    /// Called once when peers refuse this process its identity. The default
+    /// ends the process.
+    pub on_refusal: FailureHook,
+    /// Limit of each snapshot stream to a peer; `None` for none.
+    pub snapshot_bytes_per_second: Option<u64>,
 }
 
 impl NodeOptions {
@@ -80,6 +85,8 @@ impl NodeOptions {
             memory_bytes_max: None,
             scrub: ScrubOptions::default(),
             on_failure: exit_on_failure(),
+            on_refusal: exit_on_refusal(),
+            snapshot_bytes_per_second: None,
         }
     }
 }

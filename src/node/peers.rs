@@ -11,6 +11,8 @@ pub(super) trait Peers: Send + Sync {
     fn stream_snapshot(&self, to: NodeId);
     /// Another membership is active.
     fn set_members(&self, index: LogIndex, membership: &Membership);
+    /// Another membership is known to be committed.
+    fn set_committed(&self, index: LogIndex, membership: &Membership);
     /// What a node said of its API, if it has said hello.
     fn api_address(&self, id: NodeId) -> Option<String>;
     /// Where a node said it listens, if it has said hello.

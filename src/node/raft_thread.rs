@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::membership::autopilot::{self, AutopilotConfig, Stability};
+use crate::peer::MembershipProof;
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::{Input, Role, Status};
 use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, MembershipChange, Millis};
 
+use super::belonging::Belonging;
 use super::clock::Clock;
 use super::driver::Driver;
 use super::event::{Event, Proposal, ReadReply};
@@ -26,6 +28,7 @@ pub(super) struct RaftThread {
     pub events: Receiver<Event>,
     pub status: Arc<StatusBoard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
+    pub belonging: Belonging,
     pub policy: Policy,
     pub progress: Progress,
 }
@@ -144,6 +147,17 @@ impl RaftThread {
                 self.progress.standing = None;
                 return;
             }
+            Event::Excluded(proof) => match self.belonging.concern(proof) {
+                Some(MembershipProof { index, membership }) => {
+                    // Published even if the core knew it already.
+                    self.progress.standing = None;
+                    Input::CommittedMembership {
+                        index,
+                        membership: Arc::new(membership),
+                    }
+                }
+                None => return,
+            },
             Event::Autopilot(config) => {
                 self.policy.config = config;
                 return;
@@ -185,7 +199,13 @@ impl RaftThread {
         }
         let status = Arc::new(self.driver.status());
         if changed {
-            let leadership = leadership_of(&status, self.ports.peers.as_ref());
+            let committed = &status.committed_membership;
+            let peers = self.ports.peers.as_ref();
+            peers.set_committed(status.committed_membership_index, committed);
+            if let Err(reason) = self.belonging.follow(&status) {
+                self.ports.failure.report(&reason);
+            }
+            let leadership = leadership_of(&status, self.belonging.is_removed(), peers);
             self.leadership.send_if_modified(|current| {
                 let differs = *current != leadership;
                 if differs {

@@ -20,6 +20,7 @@ pub(super) struct Standing {
     ready: bool,
     removed: bool,
     membership_index: LogIndex,
+    committed_membership_index: LogIndex,
 }
 
 impl Standing {
@@ -32,6 +33,7 @@ impl Standing {
             ready: status.ready,
             removed: status.removed,
             membership_index: status.membership_index,
+            committed_membership_index: status.committed_membership_index,
         }
     }
 }
@@ -73,7 +75,7 @@ impl StatusBoard {
 }
 
 /// Who leads, with names and addresses.
-pub(super) fn leadership_of(status: &Status, peers: &dyn Peers) -> Leadership {
+pub(super) fn leadership_of(status: &Status, removed: bool, peers: &dyn Peers) -> Leadership {
     let leader = status.leader.and_then(|id| {
         let member = status.membership.members.get(&id)?;
         Some(PeerInfo {
@@ -86,7 +88,7 @@ pub(super) fn leadership_of(status: &Status, peers: &dyn Peers) -> Leadership {
         is_leader: status.role == Role::Leader && status.ready,
         term: status.term.0,
         leader,
-        removed: status.removed,
+        removed,
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::membership::autopilot::{AutopilotConfig, Stability};
+use crate::peer::DurableEnd;
 use crate::physical::Leadership;
-use crate::raft::{Config, Raft, ReadMode};
+use crate::raft::{Config, Raft, ReadMode, Recovered};
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::queue::{self, Receiver};
@@ -15,6 +16,7 @@ use crate::sync::thread::{Builder, JoinHandle};
 use crate::types::{LogIndex, Millis, NodeId};
 
 use super::apply_thread::{ApplyState, ApplyThread};
+use super::belonging::{Belonging, OwnDirectory};
 use super::board::Board;
 use super::clock::Clock;
 use super::driver::Driver;
@@ -43,6 +45,7 @@ pub(super) struct Foundation {
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub peers: Arc<dyn Peers>,
     pub events: EventSender,
+    pub directory: OwnDirectory,
 }
 
 /// What the threads of a node own, before anybody runs it.
@@ -75,6 +78,10 @@ impl Parts {
         recovery: Recovery,
         now: Millis,
     ) -> Result<Self, String> {
+        let directory = &foundation.directory;
+        let belonging =
+            Belonging::recover(foundation.config.id, directory.clone(), &recovery.recovered);
+        directory.durable.set(durable_end(&recovery.recovered));
         let snapshot_index = recovery
             .recovered
             .snapshot
@@ -103,6 +110,7 @@ impl Parts {
             snapshots: Arc::clone(&foundation.snapshots),
             failure: Arc::clone(&foundation.failure),
             stalled: None,
+            durable: Arc::clone(&directory.durable),
         };
         let apply = ApplyThread {
             store,
@@ -124,7 +132,7 @@ impl Parts {
             stopping: Arc::clone(&stopping),
         };
         Ok(Self {
-            raft: raft_thread(foundation, queue, Driver::new(raft), ports),
+            raft: raft_thread(foundation, queue, Driver::new(raft), ports, belonging),
             wal,
             apply,
             snapshotter,
@@ -174,11 +182,23 @@ impl Threads {
     }
 }
 
+/// What the disk holds at the start.
+pub(super) fn durable_end(recovered: &Recovered) -> DurableEnd {
+    let covered = recovered.snapshot.as_ref();
+    let covered = covered.map_or(LogIndex(0), |meta| meta.index);
+    let last = recovered.entries.last();
+    DurableEnd {
+        term: recovered.hard_state.term,
+        index: last.map_or(covered, |entry| entry.index.max(covered)),
+    }
+}
+
 fn raft_thread(
     foundation: &Foundation,
     queue: Receiver<Event>,
     driver: Driver,
     ports: RuntimePorts,
+    belonging: Belonging,
 ) -> RaftThread {
     RaftThread {
         driver,
@@ -186,6 +206,7 @@ fn raft_thread(
         events: queue,
         status: Arc::clone(&foundation.status),
         leadership: Arc::clone(&foundation.leadership),
+        belonging,
         policy: Policy {
             config: foundation.autopilot.clone(),
             memory: Stability::default(),

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::peer::{DurableEnd, OwnDurableEnd};
 use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, LogWrite, Mark};
 use crate::wal::{Wal, WalError};
@@ -54,6 +55,8 @@ pub(super) struct WalThread {
     pub failure: Arc<Failure>,
     /// Begun, and waiting for room on the disk.
     pub stalled: Option<WalGroup>,
+    /// Told of every durable write before anybody else is.
+    pub durable: Arc<OwnDurableEnd>,
 }
 
 impl WalThread {
@@ -170,10 +173,12 @@ impl WalThread {
         if let Some(mark) = group.last_mark {
             match self.wal.append(&group.writes) {
                 Ok(()) => {
+                    self.note_durable(&group.writes);
                     self.events.send(Event::Durable(mark));
                 }
                 Err(WalError::NoRoom { done, source }) => {
                     tracing::error!(%source, "the log waits for room on the disk");
+                    self.note_durable(&group.writes[..done]);
                     group.writes.drain(..done);
                     self.purge(group.purge.take())?;
                     self.stalled = Some(group);
@@ -186,6 +191,12 @@ impl WalThread {
         Ok(group.last_mark.is_some())
     }
 
+    /// Before anybody else hears of them.
+    fn note_durable(&self, writes: &[LogWrite]) {
+        self.durable
+            .set(writes.iter().fold(self.durable.now(), end_after));
+    }
+
     fn purge(&mut self, through: Option<LogIndex>) -> Result<(), String> {
         let Some(through) = through else {
             return Ok(());
@@ -196,6 +207,23 @@ impl WalThread {
             Err(error) => Err(chain(&error)),
         }
     }
+}
+
+/// The durable end once `write` is durable.
+fn end_after(mut end: DurableEnd, write: &LogWrite) -> DurableEnd {
+    if let Some(hard_state) = &write.hard_state {
+        end.term = hard_state.term;
+    }
+    if let Some(from) = write.truncate_from {
+        end.index = from.previous();
+    }
+    if let Some(meta) = &write.reset_to {
+        end.index = meta.index;
+    }
+    if let Some(last) = write.entries.last() {
+        end.index = last.index;
+    }
+    end
 }
 
 /// An error and its causes on one line.

@@ -13,10 +13,20 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::hello::{self, Goodbye, GreetingError, Hello, Printable};
 use super::shared::Shared;
 use super::tls::Service;
+use super::witness::Picture;
 use crate::types::NodeId;
 
 /// An authenticated connection between peers.
 pub type PeerStream = TlsStream<TcpStream>;
+
+/// Which side of a conversation refused the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuser {
+    /// This node.
+    This,
+    /// The peer.
+    Peer,
+}
 
 /// Why a peer could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -80,18 +90,16 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// What the peer, or this node, gave as a reason to refuse.
+    /// What the peer, or this node, gave as a reason to refuse, and which of
+    /// them did.
     #[must_use]
-    pub fn goodbye(&self) -> Option<&Goodbye> {
-        match self {
-            Self::Greeting {
-                source: GreetingError::RefusedByPeer(goodbye),
-                ..
-            }
-            | Self::Greeting {
-                source: GreetingError::Refused { goodbye, .. },
-                ..
-            } => Some(goodbye),
+    pub fn goodbye(&self) -> Option<(&Goodbye, Refuser)> {
+        let Self::Greeting { source, .. } = self else {
+            return None;
+        };
+        match source {
+            GreetingError::RefusedByPeer(goodbye) => Some((goodbye, Refuser::Peer)),
+            GreetingError::Refused { goodbye, .. } => Some((goodbye, Refuser::This)),
             _ => None,
         }
     }
@@ -127,6 +135,7 @@ impl Shared {
             address: address.to_owned(),
             limit,
         };
+        let before = self.options.witness.picture();
         let loaded = self.tls.loaded().ok_or_else(|| DialError::NoKeyring {
             address: address.to_owned(),
         })?;
@@ -151,7 +160,7 @@ impl Shared {
             }
             let mut stream = PeerStream::Client(stream);
             let hello = self
-                .greet_called(&mut stream, peer)
+                .greet_called(&mut stream, peer, &before)
                 .await
                 .map_err(|source| DialError::Greeting {
                     address: address.to_owned(),
@@ -169,30 +178,36 @@ impl Shared {
         &self,
         stream: &mut PeerStream,
         peer: NodeId,
+        before: &Picture,
     ) -> Result<Hello, GreetingError> {
-        let own = self.own_hello();
-        hello::send_hello(stream, &own).await?;
+        hello::send_hello(stream, &self.own_hello()).await?;
         let theirs = hello::receive_hello(stream).await?;
         let verdict = if theirs.node == peer {
-            hello::judge(&own, self.book.load().members(), &theirs)
+            self.meet(before, &theirs).await
         } else {
             Err(Goodbye::WrongNode { found: theirs.node })
         };
         self.settle(stream, theirs, verdict).await
     }
 
-    /// The accepting side of the greeting.
+    /// The accepting side of the greeting. `before` was taken when the caller
+    /// came.
     pub(super) async fn greet_caller(
         &self,
         stream: &mut PeerStream,
         service: Service,
+        before: &Picture,
     ) -> Result<Hello, GreetingError> {
         let theirs = hello::receive_hello(stream).await?;
-        let own = self.own_hello();
-        let verdict = hello::judge(&own, self.book.load().members(), &theirs)
-            .and_then(|()| self.handler.accept(&theirs, service));
+        let verdict = match self.meet(before, &theirs).await {
+            Ok(()) => self.handler.accept(&theirs, service),
+            refused => refused,
+        };
+        if let Err(goodbye) = &verdict {
+            self.handler.refused(theirs.node, goodbye, Refuser::This);
+        }
         let theirs = self.settle(stream, theirs, verdict).await?;
-        hello::send_hello(stream, &own).await?;
+        hello::send_hello(stream, &self.own_hello()).await?;
         Ok(theirs)
     }
 

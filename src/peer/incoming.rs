@@ -13,9 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::dial::{PeerStream, accept_tls};
+use super::dial::{PeerStream, Refuser, accept_tls};
 use super::frame::{self, FrameError, FrameKind, PAYLOAD_BYTES_MAX};
 use super::hello::{Goodbye, GreetingError, Hello, Printable, decode_goodbye, send, send_goodbye};
+use super::lines::Line;
 use super::outgoing::chain;
 use super::shared::Shared;
 use super::snapshot_receive;
@@ -58,12 +59,13 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
 async fn admit(shared: Arc<Shared>, tcp: TcpStream, handshake: OwnedSemaphorePermit) {
     let from = tcp.peer_addr().map(|address| address.to_string());
     let from = from.unwrap_or_else(|_| "unknown".to_owned());
+    let before = shared.options.witness.picture();
     let greeting = async {
         let (mut stream, service) = accept_tls(&shared, tcp)
             .await
             .map_err(|error| format!("TLS handshake: {error}"))?;
         let hello = shared
-            .greet_caller(&mut stream, service)
+            .greet_caller(&mut stream, service, &before)
             .await
             .map_err(|error: GreetingError| chain(&error))?;
         Ok::<_, String>((stream, service, hello))
@@ -121,16 +123,19 @@ enum ListenEnd {
 }
 
 async fn listen_to(shared: &Shared, stream: PeerStream, hello: &Hello) {
-    let stop = shared.register_inbound(hello);
+    let line = shared.register_inbound(hello);
     let mut stream = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
     let end = tokio::select! {
-        () = stop.cancelled() => None,
-        end = deliver(shared, &mut stream, hello) => Some(end),
+        () = line.cut.cancelled() => None,
+        end = deliver(shared, &mut stream, hello, &line) => Some(end),
     };
-    stop.cancel();
+    line.cut.cancel();
     let Some(end) = end else {
         return;
     };
+    if let ListenEnd::Goodbye(goodbye) = &end {
+        shared.handler.refused(hello.node, goodbye, Refuser::Peer);
+    }
     tracing::debug!(peer = %hello.node, name = %Printable::new(&hello.name),
         error = %chain(&end), "connection from peer ended");
     if matches!(end, ListenEnd::Decode(_) | ListenEnd::Unexpected(_)) {
@@ -140,7 +145,12 @@ async fn listen_to(shared: &Shared, stream: PeerStream, hello: &Hello) {
 }
 
 /// Hands every message up, answers pings.
-async fn deliver(shared: &Shared, stream: &mut BufReader<PeerStream>, hello: &Hello) -> ListenEnd {
+async fn deliver(
+    shared: &Shared,
+    stream: &mut BufReader<PeerStream>,
+    hello: &Hello,
+    line: &Line,
+) -> ListenEnd {
     let timing = &shared.options.timing;
     let patience = (timing.ping_interval * SILENT_INTERVALS).max(timing.liveness);
     loop {
@@ -149,9 +159,13 @@ async fn deliver(shared: &Shared, stream: &mut BufReader<PeerStream>, hello: &He
             Ok(Err(error)) => return ListenEnd::Read(error),
             Err(_) => return ListenEnd::Silent(patience),
         };
+        line.heard();
         match frame.kind {
             FrameKind::Message => match codec::decode("raft message", &frame.payload) {
-                Ok(message) => shared.handler.message(hello.node, message),
+                Ok(message) => {
+                    shared.options.witness.note(hello, &message);
+                    shared.handler.message(hello.node, message);
+                }
                 Err(error) => return ListenEnd::Decode(error),
             },
             FrameKind::Ping => {

@@ -20,6 +20,7 @@ mod dial;
 pub mod frame;
 pub mod hello;
 mod incoming;
+mod lines;
 mod outgoing;
 mod queue;
 mod shared;
@@ -28,16 +29,20 @@ mod snapshot_receive;
 mod snapshot_send;
 pub mod tls;
 mod transport;
+mod witness;
 
 pub use address::{AddressError, check_advertised};
-pub use dial::{DialError, PeerStream};
-pub use hello::{Goodbye, GreetingError, Hello};
+pub use dial::{DialError, PeerStream, Refuser};
+pub use hello::{DurableEnd, Goodbye, GreetingError, Hello, MembershipProof, Run};
 pub use snapshot::{
     SinkError, SnapshotId, SnapshotOffer, SnapshotSink, SnapshotSource, SourceError,
 };
 pub use snapshot_send::SnapshotSendError;
 pub use tls::{PeerTls, Service, TlsError, generate_keyring};
-pub use transport::{Handler, PeerState, Timing, Transport, TransportError, TransportOptions};
+pub use transport::{
+    Handler, OwnDurableEnd, PeerState, Timing, Transport, TransportError, TransportOptions,
+};
+pub use witness::{Seen, Witness};
 
 #[cfg(test)]
 mod tests;

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::backoff::{Backoff, jitter};
-use super::dial::PeerStream;
+use super::dial::{PeerStream, Refuser};
 use super::frame::{self, FrameError, FrameKind, PAYLOAD_BYTES_MAX};
 use super::hello::{Goodbye, Printable, decode_goodbye};
+use super::lines::Line;
 use super::queue::Peer;
 use super::shared::Shared;
 use super::tls::Service;
@@ -47,6 +48,8 @@ enum CallEnd {
     Unexpected(FrameKind),
     #[error("disconnected by this node")]
     HungUp,
+    #[error("the peer's process was succeeded by another")]
+    Succeeded,
 }
 
 /// Calls `peer` until the transport or the peer's entry ends.
@@ -62,7 +65,9 @@ pub(super) async fn call(shared: Arc<Shared>, peer: Arc<Peer>) {
 async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Receiver<Message>) {
     let timing = &shared.options.timing;
     let mut backoff = Backoff::new(timing.backoff_min, timing.backoff_max);
+    let mut refused_backoff = Backoff::new(timing.refused_min, timing.refused_max);
     loop {
+        let mut is_lasting = false;
         match shared.dial(peer.id, Service::Raft).await {
             Ok((stream, hello)) => {
                 tracing::debug!(peer = %peer.id, version = %Printable::new(&hello.version), "connected to peer");
@@ -72,29 +77,42 @@ async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Recei
                     status.last_error = None;
                 }
                 let started = Instant::now();
-                let end = converse(shared, peer, stream, queue).await;
+                let line = shared
+                    .lines
+                    .register(peer.id, hello.run, peer.stop.child_token());
+                let end = converse(shared, peer, stream, queue, &line).await;
                 tracing::debug!(peer = %peer.id, %end, "connection to peer ended");
                 note_failure(peer, &end);
                 if let CallEnd::Goodbye(goodbye) = &end {
-                    shared.handler.refused(peer.id, goodbye);
+                    is_lasting = goodbye.is_lasting();
+                    shared.handler.refused(peer.id, goodbye, Refuser::Peer);
                 }
                 // A connection that never lasts is no success.
                 if timing.backoff_max < started.elapsed() {
                     backoff.reset();
+                    refused_backoff.reset();
                 }
             }
             Err(error) => {
                 tracing::debug!(peer = %peer.id, error = %chain(&error), "peer not reached");
                 note_failure(peer, &error);
-                if let Some(goodbye) = error.goodbye() {
-                    shared.handler.refused(peer.id, goodbye);
+                if let Some((goodbye, refuser)) = error.goodbye() {
+                    is_lasting = goodbye.is_lasting();
+                    shared.handler.refused(peer.id, goodbye, refuser);
                 }
             }
         }
         peer.drop_queued(queue);
         shared.handler.unreachable(peer.id);
+        // Who was refused for good keeps asking, slowly: a membership may name
+        // it one day, and whoever calls it wakes it.
+        let pause = if is_lasting {
+            refused_backoff.pause(jitter())
+        } else {
+            backoff.pause(jitter())
+        };
         tokio::select! {
-            () = sleep(backoff.pause(jitter())) => {}
+            () = sleep(pause) => {}
             () = peer.wake.notified() => {}
         }
     }
@@ -124,12 +142,13 @@ async fn converse(
     peer: &Peer,
     stream: PeerStream,
     queue: &mut mpsc::Receiver<Message>,
+    line: &Line,
 ) -> CallEnd {
     let timing = &shared.options.timing;
     let (read_half, write_half) = tokio::io::split(stream);
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, write_half);
     let pulse = Pulse::default();
-    let listening = listen(read_half, peer, &pulse);
+    let listening = listen(read_half, peer, &pulse, line);
     tokio::pin!(listening);
     let mut ticks = interval(timing.ping_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,6 +156,7 @@ async fn converse(
         let written = tokio::select! {
             end = &mut listening => return end,
             () = peer.hang_up.notified() => return CallEnd::HungUp,
+            () = line.cut.cancelled() => return CallEnd::Succeeded,
             Some(message) = queue.recv() => {
                 send_queued(&mut writer, peer, message, queue, timing.liveness).await
             }
@@ -248,9 +268,16 @@ impl Pulse {
 }
 
 /// Reads the few frames that come back on an outgoing connection.
-async fn listen(mut stream: ReadHalf<PeerStream>, peer: &Peer, pulse: &Pulse) -> CallEnd {
+async fn listen(
+    mut stream: ReadHalf<PeerStream>,
+    peer: &Peer,
+    pulse: &Pulse,
+    line: &Line,
+) -> CallEnd {
     loop {
-        match frame::read(&mut stream, super::hello::GREETING_BYTES_MAX).await {
+        let frame = frame::read(&mut stream, super::hello::GREETING_BYTES_MAX).await;
+        line.heard();
+        match frame {
             Ok(frame) => match frame.kind {
                 FrameKind::Pong => peer.status().round_trip = pulse.pong_received(),
                 FrameKind::Goodbye => return CallEnd::Goodbye(decode_goodbye(&frame.payload)),

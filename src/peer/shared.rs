@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::address::AddressBook;
-use super::hello::{Hello, judge};
+use super::hello::{Goodbye, Hello, MembershipProof, Roll, judge};
+use super::lines::{Line, Lines};
 use super::outgoing;
 use super::queue::Peer;
 use super::tls::PeerTls;
 use super::transport::{Handler, TransportOptions};
+use super::witness::{Meeting, Picture, copied};
 use crate::types::{LogIndex, Member, NodeId};
 
 pub(super) struct Shared {
@@ -32,7 +34,9 @@ pub(super) struct Shared {
     /// One inbound snapshot at a time; the token asks its stream to give way.
     pub(super) inbound_snapshot: Mutex<CancellationToken>,
     pub(super) snapshot_slot: Arc<Semaphore>,
+    pub(super) lines: Lines,
     own: ArcSwap<Hello>,
+    committed: ArcSwapOption<MembershipProof>,
     inbound: Mutex<BTreeMap<NodeId, Inbound>>,
     runtime: Handle,
     /// Serialises changes of `book` and `peers`.
@@ -42,7 +46,7 @@ pub(super) struct Shared {
 /// An inbound raft connection.
 struct Inbound {
     hello: Hello,
-    stop: CancellationToken,
+    line: Arc<Line>,
 }
 
 impl Shared {
@@ -67,7 +71,9 @@ impl Shared {
             book: ArcSwap::default(),
             peers: ArcSwap::default(),
             unroutable: AtomicU64::new(0),
+            lines: Lines::default(),
             own: ArcSwap::from_pointee(own),
+            committed: ArcSwapOption::empty(),
             inbound: Mutex::default(),
             runtime: runtime.clone(),
             changes: Mutex::default(),
@@ -78,6 +84,7 @@ impl Shared {
     pub(super) fn own_hello(&self) -> Hello {
         Hello {
             membership_index: self.book.load().membership_index(),
+            durable: self.options.durable.now(),
             ..Hello::clone(&self.own.load())
         }
     }
@@ -95,14 +102,53 @@ impl Shared {
             book.set_members(index, members);
             true
         });
-        let own = self.own_hello();
-        let book = self.book.load();
         let inbound = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in inbound.values() {
-            if judge(&own, book.members(), &connection.hello).is_err() {
-                connection.stop.cancel();
+            if self.judge(&connection.hello).is_err() {
+                connection.line.cut.cancel();
             }
         }
+    }
+
+    /// Takes the newest committed membership: the proof for refusals. Peers
+    /// that it does not name are forgotten.
+    pub(super) fn set_committed(&self, proof: MembershipProof) {
+        let members = &proof.membership.members;
+        self.options.witness.retain(|id| members.contains_key(&id));
+        self.committed.store(Some(Arc::new(proof)));
+    }
+
+    /// Whether the other belongs to the cluster.
+    fn judge(&self, hello: &Hello) -> Result<(), Goodbye> {
+        let (book, committed) = (self.book.load(), self.committed.load());
+        let roll = Roll {
+            members: book.members(),
+            committed: committed.as_deref(),
+        };
+        judge(&self.own_hello(), roll, hello)
+    }
+
+    /// Whether the other belongs to the cluster, is the only process of its
+    /// data directory, and still holds what it acknowledged. Takes a while
+    /// when another run of its directory may still be alive. `before` was
+    /// taken before the conversation began.
+    ///
+    /// # Errors
+    /// The goodbye to answer with.
+    pub(super) async fn meet(&self, before: &Picture, hello: &Hello) -> Result<(), Goodbye> {
+        self.judge(hello)?;
+        let witness = &self.options.witness;
+        let Meeting::Contested { older } = witness.meet(before, hello)? else {
+            return Ok(());
+        };
+        // Two pings of either side fit into the wait.
+        let patience = self.options.timing.ping_interval.mul_f64(2.5);
+        if self.lines.answers(hello.node, older, patience).await {
+            return Err(copied(hello, older, true));
+        }
+        witness.succeed(hello, older)?;
+        self.lines.keep_only(hello.node, hello.run);
+        Ok(())
     }
 
     pub(super) fn learn(self: &Arc<Self>, id: NodeId, address: &str) {
@@ -148,25 +194,26 @@ impl Shared {
 
     /// Notes an inbound raft connection; an older one of the same peer, which
     /// the peer must have given up, is told to stop.
-    pub(super) fn register_inbound(&self, hello: &Hello) -> CancellationToken {
-        let stop = self.stop.child_token();
+    pub(super) fn register_inbound(&self, hello: &Hello) -> Arc<Line> {
+        let cut = self.stop.child_token();
+        let line = self.lines.register(hello.node, hello.run, cut);
         let connection = Inbound {
             hello: hello.clone(),
-            stop: stop.clone(),
+            line: Arc::clone(&line),
         };
         let mut inbound = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-        inbound.retain(|_, connection| !connection.stop.is_cancelled());
+        inbound.retain(|_, connection| !connection.line.cut.is_cancelled());
         if let Some(older) = inbound.insert(hello.node, connection) {
-            older.stop.cancel();
+            older.line.cut.cancel();
         }
-        stop
+        line
     }
 
     /// Ends every connection; new ones may be made.
     pub(super) fn disconnect(&self) {
         let inbound = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in inbound.values() {
-            connection.stop.cancel();
+            connection.line.cut.cancel();
         }
         for peer in self.peers.load().values() {
             peer.disconnect();

@@ -144,7 +144,7 @@ async fn attempt(
         .dial(peer, Service::Snapshot)
         .await
         .map_err(|source| match source.goodbye() {
-            Some(goodbye) => SnapshotSendError::Refused {
+            Some((goodbye, _)) => SnapshotSendError::Refused {
                 peer,
                 goodbye: goodbye.clone(),
             },

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -11,13 +11,14 @@ use tokio::net::TcpSocket;
 use tokio::runtime::Handle;
 
 use super::address::{AddressError, check_advertised};
-use super::dial::{DialError, PeerStream};
-use super::hello::{Goodbye, Hello};
+use super::dial::{DialError, PeerStream, Refuser};
+use super::hello::{DurableEnd, Goodbye, Hello, MembershipProof};
 use super::incoming;
 use super::shared::Shared;
 use super::snapshot::{SinkError, SnapshotOffer, SnapshotSink, SnapshotSource};
 use super::snapshot_send::{self, SnapshotSendError};
 use super::tls::{PeerTls, Service, TlsError};
+use super::witness::Witness;
 use crate::raft::message::Message;
 use crate::types::{LogIndex, Member, NodeId};
 
@@ -34,7 +35,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A peer refuses to speak with this node, or this node with it, for this
     /// reason; said again after each attempt.
-    fn refused(&self, _peer: NodeId, _goodbye: &Goodbye) {}
+    fn refused(&self, _peer: NodeId, _goodbye: &Goodbye, _refuser: Refuser) {}
 
     /// Further conditions for accepting a caller, after cluster, membership
     /// and incarnation have been judged.
@@ -80,6 +81,10 @@ pub struct Timing {
     pub backoff_min: Duration,
     /// Longest pause between attempts.
     pub backoff_max: Duration,
+    /// First pause after a refusal that will stand.
+    pub refused_min: Duration,
+    /// Longest pause after refusals that stand.
+    pub refused_max: Duration,
     /// Without progress of a snapshot stream: gone.
     pub snapshot_patience: Duration,
 }
@@ -93,6 +98,8 @@ impl Default for Timing {
             liveness: Duration::from_secs(5),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
+            refused_min: Duration::from_secs(1),
+            refused_max: Duration::from_secs(30),
             snapshot_patience: Duration::from_secs(30),
         }
     }
@@ -115,6 +122,31 @@ pub struct TransportOptions {
     pub snapshot_bytes_per_second: Option<u64>,
     /// How long things may take.
     pub timing: Timing,
+    /// What is remembered of the peers.
+    pub witness: Arc<Witness>,
+    /// How far this node's own durable state reaches.
+    pub durable: Arc<OwnDurableEnd>,
+}
+
+/// This node's durable end, as whoever writes the log last made it.
+#[derive(Debug, Default)]
+pub struct OwnDurableEnd(Mutex<DurableEnd>);
+
+impl OwnDurableEnd {
+    /// Must be told before any message says the same.
+    pub fn set(&self, end: DurableEnd) {
+        *self.lock() = end;
+    }
+
+    /// As last set.
+    #[must_use]
+    pub fn now(&self) -> DurableEnd {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DurableEnd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TransportOptions {
@@ -129,6 +161,8 @@ impl TransportOptions {
             connections_max: 512,
             snapshot_bytes_per_second: None,
             timing: Timing::default(),
+            witness: Arc::default(),
+            durable: Arc::default(),
         }
     }
 }
@@ -171,7 +205,7 @@ pub enum TransportError {
 /// outgoing connection to every peer known. Dropping it stops everything, as
 /// [`Transport::shutdown`] does but without waiting.
 pub struct Transport {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     local_address: SocketAddr,
 }
 
@@ -227,6 +261,12 @@ impl Transport {
     /// and whom to listen to. Connections from those it excludes are ended.
     pub fn set_members(&self, index: LogIndex, members: BTreeMap<NodeId, Member>) {
         self.shared.set_members(index, members);
+    }
+
+    /// Takes the newest membership known to be committed: the proof that goes
+    /// with refusals.
+    pub fn set_committed(&self, proof: MembershipProof) {
+        self.shared.set_committed(proof);
     }
 
     /// Notes where a peer is that no membership names yet (from a join

@@ -333,6 +333,10 @@ pub struct Status {
     pub membership: Arc<Membership>,
     /// Position of the active membership.
     pub membership_index: LogIndex,
+    /// The newest membership known to be committed.
+    pub committed_membership: Arc<Membership>,
+    /// Its position.
+    pub committed_membership_index: LogIndex,
     /// A committed membership does not name this node (which was a member).
     pub removed: bool,
     /// The state differs from a majority's: nothing is served any more.

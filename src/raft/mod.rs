@@ -185,7 +185,7 @@ impl Raft {
     #[must_use]
     pub fn status(&self) -> Status {
         let last = self.log.last();
-        let active = self.memberships.active();
+        let (active, committed) = (self.memberships.active(), self.memberships.committed());
         Status {
             role: self.role(),
             term: self.term,
@@ -197,6 +197,8 @@ impl Raft {
             last_term: last.term,
             membership: std::sync::Arc::clone(&active.membership),
             membership_index: active.index,
+            committed_membership: std::sync::Arc::clone(&committed.membership),
+            committed_membership_index: committed.index,
             removed: self.removed,
             diverged: self.digests.diverged,
             agreed: self.digests.agreed,

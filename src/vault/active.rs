@@ -2,7 +2,7 @@
 //! nobody asked about.
 
 use std::sync::Weak;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
@@ -11,9 +11,6 @@ use crate::physical::{Leadership, PhysicalError};
 
 /// How often restores by others are looked for.
 const POLL: Duration = Duration::from_millis(500);
-/// A removal must stand this long before it is believed: a joiner replays
-/// memberships from before its time.
-const REMOVED_FOR: Duration = Duration::from_secs(2);
 /// How long the last share waits for somebody to be active.
 pub(super) const SERVING_WITHIN: Duration = Duration::from_secs(10);
 /// How long a leader that must seal keeps replicating what made it so.
@@ -25,7 +22,7 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct ActiveState {
     active_since: Option<SystemTime>,
-    removed_since: Option<Instant>,
+    // The node says so only when it is certain, and never takes it back.
     removed: bool,
     // Sealed, but still replicating what it was sealed for.
     stop_due: bool,
@@ -54,7 +51,8 @@ impl Vault {
                 (false, Some(_)) => state.active_since = None,
                 _ => {}
             }
-            state.note_removal(unsealed, seen.removed)
+            let known = std::mem::replace(&mut state.removed, seen.removed);
+            seen.removed && !known
         };
         if newly_removed {
             tracing::warn!("this node was removed from the cluster: sealing");
@@ -72,7 +70,7 @@ impl Vault {
 
     /// Whether a committed membership excludes this node.
     pub(super) fn is_removed(&self) -> bool {
-        lock(&self.active_state).removed
+        self.backend.leadership().borrow().removed
     }
 
     /// `GET sys/health`.
@@ -205,19 +203,6 @@ impl Vault {
         let serving = leadership.wait_for(|seen| seen.is_leader || seen.leader.is_some());
         // Late is not wrong: the caller reports what there is.
         let _ = tokio::time::timeout(SERVING_WITHIN, serving).await;
-    }
-}
-
-impl ActiveState {
-    fn note_removal(&mut self, unsealed: bool, removed: bool) -> bool {
-        if !removed || !unsealed {
-            self.removed_since = None;
-            return false;
-        }
-        let since = *self.removed_since.get_or_insert_with(Instant::now);
-        let newly = REMOVED_FOR <= since.elapsed() && !self.removed;
-        self.removed |= newly;
-        newly
     }
 }
 

@@ -51,7 +51,8 @@ impl Vault {
             return Ok(false);
         }
         if self.is_removed() {
-            let text = "node was removed from a HA cluster";
+            let text = "node was removed from a HA cluster: empty its data directory and let it \
+                        join again";
             return Err(VaultError::Internal(text.to_owned()));
         }
         let Some(combined) = self.provide(share).await? else {

@@ -88,6 +88,18 @@ impl Cluster {
 
     /// Opens a sealed node with an empty directory.
     pub fn add_member(&mut self, name: &str, shape: Shape) -> usize {
+        let home = if shape.in_memory {
+            Home::Memory(MemoryDisk::new())
+        } else {
+            Home::Folder(Arc::new(tempfile::tempdir().expect("a folder")))
+        };
+        let index = self.add_sealed(name, shape, home);
+        self.open(index);
+        index
+    }
+
+    /// A node on this home, not opened yet.
+    pub fn add_sealed(&mut self, name: &str, shape: Shape, home: Home) -> usize {
         let address = free_address();
         let mut options = NodeOptions::new(
             name,
@@ -108,20 +120,14 @@ impl Cluster {
             nanoseconds: 200_000_000,
         };
         options.on_failure = Arc::new(|reason| panic!("the disk failed: {reason}"));
-        let home = if shape.in_memory {
-            Home::Memory(MemoryDisk::new())
-        } else {
-            Home::Folder(Arc::new(tempfile::tempdir().expect("a folder")))
-        };
+        options.on_refusal = Arc::new(|reason| panic!("identity refused: {reason}"));
         self.members.push(Member {
             name: name.to_owned(),
             options,
             home,
             node: None,
         });
-        let index = self.members.len() - 1;
-        self.open(index);
-        index
+        self.members.len() - 1
     }
 
     /// Opens a node, sealed, on what its home holds.

@@ -5,6 +5,7 @@ mod cluster;
 
 mod crashes;
 
+mod identity;
 mod lifecycle;
 
 mod membership;

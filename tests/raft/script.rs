@@ -194,6 +194,15 @@ impl Script {
                 let (id, target) = (cluster.next_request(), words.optional_node(1));
                 cluster.step(words.node(0), Input::TransferLeadership { id, target });
             }
+            "show" => {
+                let (from, to) = words.route().expect("a route");
+                let status = cluster.status(from).expect("it is up");
+                let input = Input::CommittedMembership {
+                    index: status.committed_membership_index,
+                    membership: status.committed_membership,
+                };
+                cluster.step(to, input);
+            }
             "unreachable" => cluster.step(words.node(0), Input::Unreachable(words.node(1))),
             "change" => {
                 let (id, changes) = (cluster.next_request(), changes(words));

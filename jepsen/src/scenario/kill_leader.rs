@@ -117,11 +117,25 @@ pub async fn kill_and_measure(
     let token = cluster.token().to_owned();
     let killed = Instant::now();
     cluster.node_mut(victim).kill();
+    await_write(survivors, &token, killed, &format!("probe-r{round}")).await
+}
+
+/// Measures from `since` to the first acknowledged write that is sent from now
+/// on, through any of these nodes. `prefix` keeps the keys apart.
+///
+/// # Errors
+/// No write succeeds within 90 seconds.
+pub async fn await_write(
+    nodes: Vec<SocketAddr>,
+    token: &str,
+    since: Instant,
+    prefix: &str,
+) -> anyhow::Result<(Duration, Ledger)> {
     let done = Arc::new(AtomicBool::new(false));
     let mut probes = JoinSet::new();
-    for (number, address) in survivors.into_iter().enumerate() {
-        let prefix = format!("probe-r{round}-n{number}");
-        probes.spawn(probe(address, token.clone(), prefix, Arc::clone(&done)));
+    for (number, address) in nodes.into_iter().enumerate() {
+        let prefix = format!("{prefix}-n{number}");
+        probes.spawn(probe(address, token.to_owned(), prefix, Arc::clone(&done)));
     }
     let mut ledger = Ledger::default();
     let mut first: Option<Instant> = None;
@@ -131,8 +145,8 @@ pub async fn kill_and_measure(
         first = [first, succeeded].into_iter().flatten().min();
     }
     match first {
-        Some(first) => Ok((first - killed, ledger)),
-        None => bail!("no write succeeded within {RECOVERY_LIMIT:?} of killing the leader"),
+        Some(first) => Ok((first - since, ledger)),
+        None => bail!("no write succeeded within {RECOVERY_LIMIT:?}"),
     }
 }
 

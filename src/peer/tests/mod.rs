@@ -1,5 +1,6 @@
 //! Transports talking over real sockets on the loopback interface.
 
+mod copies;
 mod refusals;
 mod snapshots;
 mod talk;
@@ -26,7 +27,7 @@ type SinkOpener =
 struct Recorder {
     messages: mpsc::UnboundedSender<(NodeId, Message)>,
     unreachable: mpsc::UnboundedSender<NodeId>,
-    refused: mpsc::UnboundedSender<(NodeId, Goodbye)>,
+    refused: mpsc::UnboundedSender<(NodeId, Goodbye, Refuser)>,
     sealed: bool,
     sink: Option<SinkOpener>,
 }
@@ -40,8 +41,8 @@ impl Handler for Recorder {
         let _ = self.unreachable.send(peer);
     }
 
-    fn refused(&self, peer: NodeId, goodbye: &Goodbye) {
-        let _ = self.refused.send((peer, goodbye.clone()));
+    fn refused(&self, peer: NodeId, goodbye: &Goodbye, refuser: Refuser) {
+        let _ = self.refused.send((peer, goodbye.clone(), refuser));
     }
 
     fn accept(&self, _hello: &Hello, _service: Service) -> Result<(), Goodbye> {
@@ -78,7 +79,7 @@ struct Node {
     hello: Hello,
     messages: mpsc::UnboundedReceiver<(NodeId, Message)>,
     unreachable: mpsc::UnboundedReceiver<NodeId>,
-    refused: mpsc::UnboundedReceiver<(NodeId, Goodbye)>,
+    refused: mpsc::UnboundedReceiver<(NodeId, Goodbye, Refuser)>,
 }
 
 /// How a [`Node`] differs from the usual one.
@@ -86,6 +87,8 @@ struct Setup {
     keyring: Arc<Vec<u8>>,
     cluster: u8,
     incarnation: u64,
+    run: Run,
+    durable: DurableEnd,
     listen: String,
     sealed: bool,
     sink: Option<SinkOpener>,
@@ -98,6 +101,8 @@ impl Setup {
             keyring: Arc::clone(keyring),
             cluster: 1,
             incarnation: 7,
+            run: Run { number: 1, id: 1 },
+            durable: DurableEnd::default(),
             listen: "127.0.0.1:0".to_owned(),
             sealed: false,
             sink: None,
@@ -121,6 +126,8 @@ impl Setup {
             node: NodeId(id),
             name: format!("n{id}"),
             incarnation: Incarnation(self.incarnation),
+            run: self.run,
+            durable: DurableEnd::default(),
             api_address: String::new(),
             cluster_address: "127.0.0.1:1".to_owned(),
             version: "0.1.0".to_owned(),
@@ -128,6 +135,8 @@ impl Setup {
         };
         let mut options = TransportOptions::new(self.listen.parse().expect("address"));
         options.timing.handshake = Duration::from_secs(2);
+        options.timing.ping_interval = Duration::from_millis(200);
+        options.durable.set(self.durable);
         (self.change)(&mut options);
         let tls = Arc::new(PeerTls::new(&self.keyring).expect("keyring"));
         let handle = Handle::current();
@@ -189,6 +198,27 @@ fn join(index: u64, nodes: &[&Node]) {
     for node in nodes {
         node.transport.set_members(LogIndex(index), members.clone());
     }
+}
+
+/// A raft connection to a node, greeted as `hello`.
+async fn greet(
+    to: &Node,
+    keyring: &[u8],
+    hello: &Hello,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let tls = PeerTls::new(keyring).expect("keyring");
+    let loaded = tls.loaded().expect("loaded");
+    let tcp = tokio::net::TcpStream::connect(to.transport.local_address())
+        .await
+        .expect("connects");
+    let connector = tokio_rustls::TlsConnector::from(loaded.client(Service::Raft));
+    let mut stream = connector
+        .connect(loaded.server_name.clone(), tcp)
+        .await
+        .expect("TLS");
+    hello::send_hello(&mut stream, hello).await.expect("greets");
+    hello::receive_hello(&mut stream).await.expect("is greeted");
+    stream
 }
 
 async fn expect<T>(waiting: impl Future<Output = Option<T>>) -> T {

@@ -9,7 +9,7 @@ use super::*;
 
 /// The reason that `node`'s caller of `peer` was last given.
 async fn refusal(node: &mut Node, peer: u64) -> Goodbye {
-    let (id, goodbye) = expect(node.refused.recv()).await;
+    let (id, goodbye, _) = expect(node.refused.recv()).await;
     assert_eq!(id, NodeId(peer));
     goodbye
 }
@@ -51,11 +51,14 @@ async fn wiped_member_is_refused_with_the_reason() {
     one.transport.set_members(LogIndex(1), members);
     two.transport.learn(NodeId(1), &one.hello.cluster_address);
     let expected = Goodbye::WrongIncarnation {
+        name: "n2".to_owned(),
         expected: Incarnation(7),
+        found: Incarnation(8),
+        proof: None,
     };
     assert_eq!(refusal(&mut two, 1).await, expected);
     // The member that dials it finds out as well.
-    failure(&one, 2, "must join again").await;
+    failure(&one, 2, "let the node join again").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +82,10 @@ async fn removed_member_is_cut_off_and_refused_with_the_reason() {
     two.connected(one.id()).await;
     one.transport
         .set_members(LogIndex(2), BTreeMap::from([one.member()]));
-    assert_eq!(refusal(&mut two, 1).await, Goodbye::NotMember);
+    assert_eq!(
+        refusal(&mut two, 1).await,
+        Goodbye::NotMember { proof: None }
+    );
     assert!(one.transport.peer_states().is_empty());
 }
 
@@ -174,22 +180,9 @@ async fn handshakes_beyond_the_limit_are_refused_at_once() {
 /// Speaks as a member that sends `bytes` after the greeting; returns what is
 /// answered until the connection closes.
 async fn speak_as_member(to: &Node, keyring: &[u8], bytes: &[u8]) -> Vec<u8> {
-    let tls = PeerTls::new(keyring).expect("keyring");
-    let loaded = tls.loaded().expect("loaded");
-    let tcp = TcpStream::connect(to.transport.local_address())
-        .await
-        .expect("connects");
-    let connector = tokio_rustls::TlsConnector::from(loaded.client(Service::Raft));
-    let mut stream = connector
-        .connect(loaded.server_name.clone(), tcp)
-        .await
-        .expect("TLS");
     let mut hello = to.hello.clone();
     hello.node = NodeId(2);
-    hello::send_hello(&mut stream, &hello)
-        .await
-        .expect("greets");
-    hello::receive_hello(&mut stream).await.expect("is greeted");
+    let mut stream = greet(to, keyring, &hello).await;
     stream.write_all(bytes).await.expect("writes");
     stream.flush().await.expect("flushes");
     let mut answer = Vec::new();

@@ -1,0 +1,94 @@
+//! A file system of its own for a node: ext4 in a file, mounted through a loop
+//! device. Needs root.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// A mounted file system; dropping it unmounts and removes it.
+pub struct LoopDisk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+/// A file system on which every write waits; dropping it lets them go on.
+pub struct Frozen {
+    mount: PathBuf,
+}
+
+impl LoopDisk {
+    /// Makes and mounts one of this size below `parent`, which must exist.
+    ///
+    /// # Errors
+    /// No root, no loop device, no space.
+    pub fn create(parent: &Path, name: &str, bytes: u64) -> anyhow::Result<LoopDisk> {
+        let image = parent.join(format!("{name}.ext4"));
+        let mount = parent.join(format!("{name}.mount"));
+        let file = File::create(&image).with_context(|| format!("create {}", image.display()))?;
+        file.set_len(bytes).context("size the image")?;
+        fs::create_dir(&mount).with_context(|| format!("create {}", mount.display()))?;
+        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()])?;
+        run(
+            "mount",
+            &[
+                "-o".as_ref(),
+                "loop".as_ref(),
+                image.as_ref(),
+                mount.as_ref(),
+            ],
+        )?;
+        Ok(LoopDisk { image, mount })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Makes every write wait.
+    ///
+    /// # Errors
+    /// No root.
+    pub fn freeze(&self) -> anyhow::Result<Frozen> {
+        run("fsfreeze", &["-f".as_ref(), self.mount.as_ref()])?;
+        Ok(Frozen {
+            mount: self.mount.clone(),
+        })
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &[self.mount.as_ref()]) {
+            eprintln!("harness: {error:#}");
+            return;
+        }
+        for outcome in [fs::remove_file(&self.image), fs::remove_dir(&self.mount)] {
+            if let Err(error) = outcome {
+                eprintln!("harness: remove {}: {error}", self.mount.display());
+            }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = run("fsfreeze", &["-u".as_ref(), self.mount.as_ref()]) {
+            eprintln!("harness: {error:#}");
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("run {program}"))?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {arguments:?}: {}", errors.trim());
+    }
+    Ok(())
+}
