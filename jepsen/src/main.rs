@@ -3,7 +3,7 @@
 //! recorded histories; and simulates whole clusters from seeds.
 //!
 //! Exit codes: 0 the property held; 1 it was violated; 2 undecided (`check`);
-//! 3 too little of what was to be seen was seen (`sim`);
+//! 3 too little of what was to be seen was seen (`sim`, `model`);
 //! 255 the harness itself could not do its work, which is not a verdict.
 
 mod api;
@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod ledger;
 mod load;
+mod model;
 mod process;
 mod scenario;
 mod sim;
@@ -39,6 +40,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Deterministic simulations of whole clusters, one a seed.
     Sim(sim::SimArguments),
+    /// Everything a small cluster of production cores can do.
+    Model(model::ModelArguments),
     #[command(flatten)]
     Experiment(Experiment),
 }
@@ -77,6 +80,7 @@ async fn main() -> ExitCode {
     let experiment = match Command::parse() {
         Command::Check(arguments) => return check::run(&arguments),
         Command::Sim(arguments) => return sim::run(&arguments),
+        Command::Model(arguments) => return model::run(&arguments),
         Command::Experiment(experiment) => experiment,
     };
     // Dropping the experiment ends its processes and removes its files, so an
