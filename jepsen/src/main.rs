@@ -3,7 +3,7 @@
 //! recorded histories; and simulates whole clusters from seeds.
 //!
 //! Exit codes: 0 the property held; 1 it was violated; 2 undecided (`check`);
-//! 3 too little of what was to be seen was seen (`sim`);
+//! 3 too little of what was to be seen was seen (`sim`, `model`);
 //! 255 the harness itself could not do its work, which is not a verdict.
 
 mod api;
@@ -16,6 +16,7 @@ mod load;
 mod loop_disk;
 mod network;
 mod mutants;
+mod model;
 mod process;
 mod scenario;
 mod sim;
@@ -44,6 +45,8 @@ enum Command {
     Sim(sim::SimArguments),
     /// Which layer of tests notices the bugs of the catalogue?
     Mutants(mutants::MutantsArguments),
+    /// Everything a small cluster of production cores can do.
+    Model(model::ModelArguments),
     #[command(flatten)]
     Experiment(Experiment),
 }
@@ -95,6 +98,7 @@ async fn main() -> ExitCode {
         Command::Check(arguments) => return check::run(&arguments),
         Command::Sim(arguments) => return sim::run(&arguments),
         Command::Mutants(arguments) => return mutants::run(&arguments),
+        Command::Model(arguments) => return model::run(&arguments),
         Command::Experiment(experiment) => experiment,
     };
     // Dropping the experiment ends its processes and removes its files, so an

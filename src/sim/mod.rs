@@ -7,6 +7,7 @@
 //! Compiled only with the feature `sim`; the binary carries nothing of it.
 
 pub mod history;
+pub mod model;
 pub mod notation;
 
 mod agenda;

@@ -1,0 +1,221 @@
+//! Searches with a purpose.
+
+use super::bounds::{Bounds, Elections, Prepared, PreparedEntry, Wish};
+use super::witness::Witness;
+
+/// Bounds, why these, and what must be seen within them.
+#[derive(Clone, Debug)]
+pub struct Preset {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it looks for.
+    pub purpose: &'static str,
+    /// Whether it takes seconds, not minutes.
+    pub is_quick: bool,
+    /// How far it goes.
+    pub bounds: Bounds,
+    /// What the search must come across.
+    pub witnesses: Vec<Witness>,
+}
+
+/// All presets, quick ones first.
+#[must_use]
+pub fn presets() -> Vec<Preset> {
+    vec![
+        election(),
+        crash(),
+        replication(),
+        fig8(),
+        promotion(),
+        joint(),
+        ongaro_2015(),
+        reads(),
+        transfer(),
+        snapshot(),
+    ]
+}
+
+fn election() -> Preset {
+    Preset {
+        name: "election",
+        is_quick: true,
+        purpose: "two elections among three voters, every message by itself",
+        bounds: Bounds {
+            term_max: 3,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::Leader, Witness::LaterLeader],
+    }
+}
+
+fn crash() -> Preset {
+    Preset {
+        name: "crash",
+        is_quick: true,
+        purpose: "votes and entries when disks are slow and nodes crash",
+        bounds: Bounds {
+            term_max: 2,
+            crashes: 1,
+            slow_writes: 2,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::Leader, Witness::WritesLost],
+    }
+}
+
+fn replication() -> Preset {
+    Preset {
+        name: "replication",
+        is_quick: true,
+        purpose: "one command under two leaders, appends overtaking each other",
+        bounds: Bounds {
+            term_max: 3,
+            proposals: 1,
+            elections: Elections::AtOnce,
+            one_entry_a_message: true,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::CommandCommitted, Witness::TailReplaced],
+    }
+}
+
+fn fig8() -> Preset {
+    use PreparedEntry::Command;
+    let log = |term, entries: &[(u64, PreparedEntry)]| Prepared {
+        term,
+        entries: entries.to_vec(),
+    };
+    Preset {
+        name: "fig8",
+        is_quick: true,
+        purpose: "thesis figure 3.7 among three, from the moment at which two leaders \
+                  have left an entry each that nobody else has",
+        bounds: Bounds {
+            term_max: 5,
+            elections: Elections::AtOnce,
+            one_entry_a_message: true,
+            prepared: vec![
+                log(3, &[(2, Command)]),
+                log(3, &[]),
+                log(3, &[(3, Command)]),
+            ],
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::OlderTermCommitted, Witness::TailReplaced],
+    }
+}
+
+fn promotion() -> Preset {
+    Preset {
+        name: "promotion",
+        is_quick: true,
+        purpose: "a learner becomes a voter while leaders change",
+        bounds: Bounds {
+            term_max: 3,
+            changes: 1,
+            wishes: vec![Wish::Promote],
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(2, 1)
+        },
+        witnesses: vec![Witness::LearnerPromoted],
+    }
+}
+
+fn joint() -> Preset {
+    Preset {
+        name: "joint",
+        is_quick: false,
+        purpose: "a learner takes a voter's place, jointly, while leaders change",
+        bounds: Bounds {
+            term_max: 3,
+            changes: 1,
+            wishes: vec![Wish::Replace],
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(3, 1)
+        },
+        witnesses: vec![Witness::JointCommitted, Witness::JointLeft],
+    }
+}
+
+fn ongaro_2015() -> Preset {
+    use PreparedEntry::{Noop, Promotion};
+    let log = |entries: &[(u64, PreparedEntry)]| Prepared {
+        term: 2,
+        entries: entries.to_vec(),
+    };
+    let ahead = log(&[(2, Noop), (2, Promotion)]);
+    let behind = log(&[]);
+    Preset {
+        name: "ongaro-2015",
+        is_quick: false,
+        purpose: "single changes of two leaders in a row, from the moment at which the \
+                  first one's promotion of the fifth node is on two disks of five",
+        bounds: Bounds {
+            term_max: 4,
+            changes: 1,
+            wishes: vec![Wish::Remove],
+            elections: Elections::AtOnce,
+            round_trips: true,
+            prepared: vec![ahead.clone(), behind.clone(), behind.clone(), behind, ahead],
+            ..Bounds::new(4, 1)
+        },
+        witnesses: vec![Witness::LaterLeader],
+    }
+}
+
+fn reads() -> Preset {
+    Preset {
+        name: "reads",
+        is_quick: true,
+        purpose: "a read on any node while leadership moves",
+        bounds: Bounds {
+            term_max: 3,
+            proposals: 1,
+            reads: 1,
+            elections: Elections::AtOnce,
+            round_trips: false,
+            ..Bounds::new(2, 1)
+        },
+        witnesses: vec![
+            Witness::LeaderRead,
+            Witness::FollowerRead,
+            Witness::LearnerRead,
+        ],
+    }
+}
+
+fn transfer() -> Preset {
+    Preset {
+        name: "transfer",
+        is_quick: true,
+        purpose: "leadership is handed over, also to who is behind",
+        bounds: Bounds {
+            term_max: 2,
+            proposals: 1,
+            transfers: 1,
+            elections: Elections::AtOnce,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::TransferStarted, Witness::LaterLeader],
+    }
+}
+
+fn snapshot() -> Preset {
+    Preset {
+        name: "snapshot",
+        purpose: "a learner needs entries that are purged, disks are slow and nodes crash",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 4,
+            proposals: 1,
+            snapshots: 2,
+            crashes: 2,
+            slow_writes: 1,
+            elections: Elections::AtOnce,
+            ..Bounds::new(1, 1)
+        },
+        witnesses: vec![Witness::SnapshotInstalled, Witness::WritesLost],
+    }
+}

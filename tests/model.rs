@@ -1,0 +1,137 @@
+//! A small part of the model checker's work, in every test run: exhaustive
+//! searches that take seconds. `cargo run --release -p jepsen -- model` goes
+//! further.
+
+use holdfast::sim::model::{Bounds, Elections, Ending, Limits, Report, Wish, Witness, explore};
+
+const LIMITS: Limits = Limits {
+    states_max: 100_000,
+    memory_bytes_max: 1 << 30,
+    depth_max: 200,
+};
+
+fn search(bounds: &Bounds, witnesses: &[Witness]) -> Report {
+    let report = explore(bounds, LIMITS, &mut |_| true);
+    if let Ending::Violated(finding) = &report.ending {
+        panic!("{}\n{}", finding.violation, finding.story);
+    }
+    assert!(
+        matches!(report.ending, Ending::Exhausted),
+        "{:?} after {} states",
+        report.ending,
+        report.states
+    );
+    for witness in witnesses {
+        assert!(
+            0 < report.witnesses.count(*witness),
+            "{witness:?} was never seen in {} states",
+            report.states
+        );
+    }
+    println!("{} states, depth {}", report.states, report.depth);
+    report
+}
+
+#[test]
+fn election_among_three_with_every_pre_vote_is_safe() {
+    let bounds = Bounds {
+        elections: Elections::Stepwise,
+        ..Bounds::new(3, 0)
+    };
+    search(&bounds, &[Witness::Leader]);
+}
+
+#[test]
+fn crash_with_writes_under_way_breaks_no_promise() {
+    let bounds = Bounds {
+        crashes: 1,
+        slow_writes: 1,
+        ..Bounds::new(3, 0)
+    };
+    search(&bounds, &[Witness::Leader, Witness::WritesLost]);
+}
+
+#[test]
+fn tails_are_replaced_only_where_nothing_is_committed() {
+    let bounds = Bounds {
+        term_max: 3,
+        proposals: 1,
+        elections: Elections::AtOnce,
+        round_trips: true,
+        ..Bounds::new(3, 0)
+    };
+    let witnesses = [Witness::CommandCommitted, Witness::TailReplaced];
+    search(&bounds, &witnesses);
+}
+
+#[test]
+fn learner_is_promoted_while_leaders_change() {
+    let bounds = Bounds {
+        term_max: 3,
+        changes: 1,
+        wishes: vec![Wish::Promote],
+        elections: Elections::AtOnce,
+        round_trips: true,
+        ..Bounds::new(2, 1)
+    };
+    search(&bounds, &[Witness::LearnerPromoted]);
+}
+
+#[test]
+fn voter_is_replaced_jointly() {
+    let bounds = Bounds {
+        changes: 1,
+        wishes: vec![Wish::Replace],
+        elections: Elections::AtOnce,
+        round_trips: true,
+        ..Bounds::new(2, 1)
+    };
+    let witnesses = [Witness::JointCommitted, Witness::JointLeft];
+    search(&bounds, &witnesses);
+}
+
+#[test]
+fn reads_are_valid_on_every_kind_of_node() {
+    let bounds = Bounds {
+        term_max: 3,
+        reads: 1,
+        elections: Elections::AtOnce,
+        round_trips: true,
+        ..Bounds::new(2, 1)
+    };
+    let witnesses = [
+        Witness::LeaderRead,
+        Witness::FollowerRead,
+        Witness::LearnerRead,
+    ];
+    search(&bounds, &witnesses);
+}
+
+#[test]
+fn learner_behind_a_purged_log_gets_the_snapshot() {
+    let bounds = Bounds {
+        proposals: 1,
+        snapshots: 2,
+        crashes: 1,
+        slow_writes: 1,
+        elections: Elections::AtOnce,
+        ..Bounds::new(1, 1)
+    };
+    search(&bounds, &[Witness::SnapshotInstalled]);
+}
+
+/// Renumbering merges states and loses none: a search without it comes to the
+/// same witnesses, over up to six times as many states.
+#[test]
+fn same_search_twice_finds_the_same() {
+    let bounds = Bounds {
+        crashes: 1,
+        ..Bounds::new(3, 0)
+    };
+    let one = search(&bounds, &[Witness::Leader]);
+    let other = search(&bounds, &[Witness::Leader]);
+    assert_eq!(
+        (one.states, one.transitions, one.depth),
+        (other.states, other.transitions, other.depth)
+    );
+}
