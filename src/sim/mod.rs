@@ -9,6 +9,8 @@
 pub mod history;
 pub mod notation;
 
+pub mod spec;
+
 mod agenda;
 
 mod dice;

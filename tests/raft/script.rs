@@ -150,6 +150,7 @@ impl Script {
             "inject" => {
                 let (from, to) = words.route().expect("a route");
                 let message = parse_message(words);
+                self.cluster().watch.invented();
                 self.cluster().step(to, Input::Message { from, message });
             }
             _ => self.run_on_node(command, words),
