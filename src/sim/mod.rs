@@ -10,6 +10,8 @@ pub mod history;
 pub mod model;
 pub mod notation;
 
+pub mod spec;
+
 mod agenda;
 
 mod dice;

@@ -8,7 +8,7 @@ use crate::wal::WalError;
 
 use super::coverage::Mark;
 use super::dice::Dice;
-use super::history::{Observer, Step as CoreStep};
+use super::history::Step as CoreStep;
 use super::operator::Wishes;
 use super::server::{Presence, Server};
 use super::tale;

@@ -9,10 +9,11 @@ use super::clients::{Clients, GaveUp};
 use super::clock::Clock;
 use super::coverage::{Coverage, Mark};
 use super::dice::Dice;
-use super::history::{History, Violation};
+use super::history::{History, Observer, Verdict};
 use super::network::{Network, Packet};
 use super::plan::Plan;
 use super::server::Server;
+use super::spec::Refinement;
 use super::story::Story;
 use super::streams::Streams;
 use super::troubles::Trouble;
@@ -74,6 +75,7 @@ pub(super) struct World {
     pub streams: Streams,
     pub clients: Clients,
     pub history: History,
+    pub refinement: Refinement,
     pub coverage: Coverage,
     pub story: Story,
     /// Details of processes and disks that no planned act decides.
@@ -104,6 +106,7 @@ impl World {
             clients: Clients::new(&plan.options.load),
             streams: Streams::default(),
             history: History::default(),
+            refinement: Refinement::default(),
             coverage: Coverage::default(),
             disk_dice: Dice::new(plan.seed, 4),
             watched: super::processes::Watched::default(),
@@ -191,11 +194,17 @@ impl World {
         self.coverage.hit(mark);
     }
 
-    pub fn check(&mut self, tell: impl FnOnce(&mut History) -> Result<(), Box<Violation>>) -> Step {
-        tell(&mut self.history).map_err(|violation| Failure {
-            kind: format!("{:?}", violation.property),
-            details: violation.to_string(),
-        })
+    /// Tells every observer; the first that finds a violation ends the run.
+    pub fn check(&mut self, tell: impl Fn(&mut dyn Observer) -> Verdict) -> Step {
+        let observers: [&mut dyn Observer; 2] = [&mut self.history, &mut self.refinement];
+        let mut verdicts = observers.into_iter().map(tell);
+        verdicts
+            .find(Verdict::is_err)
+            .unwrap_or(Ok(()))
+            .map_err(|violation| Failure {
+                kind: format!("{:?}", violation.property),
+                details: violation.to_string(),
+            })
     }
 
     /// Names a server in a story.

@@ -157,6 +157,7 @@ impl Script {
             "inject" => {
                 let (from, to) = words.route().expect("a route");
                 let message = parse_message(words);
+                self.cluster().watch.invented();
                 self.cluster().step(to, Input::Message { from, message });
             }
             "show" => {
