@@ -247,3 +247,6 @@ const ASIDE_ENTRIES_MIN: usize = 1024;
 const GROUP_COMMANDS_MAX: usize = 256;
 /// Indices waited for before abandoned waiters are looked for.
 const ABANDONED_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;

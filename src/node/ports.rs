@@ -277,3 +277,6 @@ impl driver::Requests for RuntimePorts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

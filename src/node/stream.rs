@@ -159,3 +159,6 @@ impl Drop for Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,6 +291,19 @@ mod tests {
         assert!(status.ready);
     }
 
+    // The commit index is written lazily: a store that is ahead of it proves
+    // what is committed (R19).
+    #[test]
+    fn store_ahead_of_the_written_commit_index_is_believed() {
+        let ahead = Recovered {
+            applied_index: LogIndex(3),
+            ..found(1, 1, &[1, 1, 1])
+        };
+        let mut raft = Raft::new(config(), ahead, Millis(0)).expect("consistent");
+        raft.step(Millis(0), Input::Applied(LogIndex(3)));
+        assert_eq!(raft.status().commit_index, LogIndex(3));
+    }
+
     #[test]
     fn lost_tail_is_refused_with_both_positions() {
         let message = refusal(found(7, 1, &[1, 1, 1]));

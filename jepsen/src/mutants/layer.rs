@@ -58,6 +58,8 @@ pub struct Run {
     chosen: Vec<String>,
     /// And of those not to run.
     skipped: Vec<String>,
+    /// The one observer that watches; otherwise all do.
+    observer: Option<&'static str>,
 }
 
 /// What became of a run.
@@ -65,8 +67,8 @@ pub struct Run {
 pub enum Outcome {
     /// Every test passed.
     Passed,
-    /// This one failed, perhaps others too.
-    Failed(String),
+    /// This one failed, perhaps others too; and what was said first.
+    Failed(String, String),
     /// The time was up.
     Hung,
     /// The process ended by itself before its tests did.
@@ -82,50 +84,45 @@ pub enum Outcome {
 pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
     let modules = modules_of(patch);
     let properties = tree.properties(&modules)?;
-    let run = |layer, target, chosen: &[String], skipped: &[String]| Run {
-        layer,
-        target,
-        chosen: chosen.to_vec(),
-        skipped: skipped.to_vec(),
-    };
-    let named = |name: &str| [name.to_owned()];
     let touches = |names: &[&str]| names.iter().any(|name| modules.contains(*name));
-    let beside: Vec<String> = modules.iter().map(|name| format!("{name}::")).collect();
-    let mut runs = vec![run(LayerName::Unit, None, &beside, &properties)];
-    if tree.has_test("raft") && touches(&["raft", "codec", "types"]) {
-        runs.push(run(
+    let beside = modules.iter().map(|name| format!("{name}::")).collect();
+    let mut runs = vec![
+        Run::of(LayerName::Unit, None, beside).without(&properties),
+        Run::of(LayerName::Sim, Some("sim"), Vec::new()),
+    ];
+    if !properties.is_empty() {
+        runs.push(Run::of(LayerName::Proptest, None, properties));
+    }
+    if touches(&["raft", "codec", "types"]) {
+        let told = ["transcripts", "script", "notation"].map(str::to_owned);
+        runs.push(Run::of(
             LayerName::Transcript,
             Some("raft"),
-            &named("transcripts"),
-            &[],
+            vec!["transcripts".into()],
         ));
-        let told = ["transcripts", "script", "notation"].map(str::to_owned);
-        runs.push(run(LayerName::Walk, Some("raft"), &[], &told));
+        runs.push(Run::of(LayerName::Walk, Some("raft"), Vec::new()).without(&told));
+        runs.push(Run::of(LayerName::Model, Some("model"), Vec::new()));
     }
-    if !properties.is_empty() {
-        runs.push(run(LayerName::Proptest, None, &properties, &[]));
+    if touches(&["wal", "disk", "codec", "types"]) {
+        let drawn = ["properties".to_owned()];
+        runs.push(Run::of(LayerName::Proptest, Some("wal"), drawn.to_vec()));
+        runs.push(Run::of(LayerName::Crash, Some("wal"), Vec::new()).without(&drawn));
     }
-    if tree.has_test("wal") && touches(&["wal", "disk", "codec", "types"]) {
-        runs.push(run(
-            LayerName::Proptest,
-            Some("wal"),
-            &named("properties"),
-            &[],
-        ));
-        runs.push(run(
-            LayerName::Crash,
-            Some("wal"),
-            &[],
-            &named("properties"),
-        ));
-    }
-    for (layer, target) in [(LayerName::Model, "model"), (LayerName::Sim, "sim")] {
-        if tree.has_test(target) {
-            runs.push(run(layer, Some(target), &[], &[]));
-        }
-    }
+    runs.retain(|run| run.target.is_none_or(|name| tree.has_test(name)));
     runs.sort();
     Ok(runs)
+}
+
+/// The stories and walks of whole clusters with no other observer than the
+/// executable specification.
+#[must_use]
+pub fn specification_alone(tree: &Tree) -> Option<Run> {
+    let chosen = ["transcripts", "random"].map(str::to_owned);
+    let run = Run {
+        observer: Some("spec"),
+        ..Run::of(LayerName::Walk, Some("raft"), chosen.into())
+    };
+    tree.has_specification().then_some(run)
 }
 
 /// The modules under `src` that a patch changes.
@@ -139,6 +136,21 @@ fn modules_of(patch: &Patch) -> BTreeSet<String> {
 }
 
 impl Run {
+    fn of(layer: LayerName, target: Option<&'static str>, chosen: Vec<String>) -> Self {
+        Self {
+            layer,
+            target,
+            chosen,
+            skipped: Vec::new(),
+            observer: None,
+        }
+    }
+
+    fn without(mut self, names: &[String]) -> Self {
+        self.skipped = names.to_vec();
+        self
+    }
+
     /// Builds the binary; its path.
     ///
     /// # Errors
@@ -175,6 +187,13 @@ impl Run {
         executable.context("cargo named no executable")
     }
 
+    /// Whether these words are in what it printed when it ran last.
+    #[must_use]
+    pub fn said(tree: &Tree, words: &str) -> bool {
+        let output = fs::read(output_path(tree)).unwrap_or_default();
+        String::from_utf8_lossy(&output).contains(words)
+    }
+
     /// Runs the chosen tests, for at most `patience`.
     ///
     /// # Errors
@@ -185,7 +204,7 @@ impl Run {
         tree: &Tree,
         patience: Duration,
     ) -> anyhow::Result<Outcome> {
-        let output_path = tree.root.join("output.txt");
+        let output_path = output_path(tree);
         let output = File::create(&output_path)?;
         // A mutant that never stops asking for memory must not take it from
         // everybody else.
@@ -196,6 +215,7 @@ impl Run {
             .args(self.skipped.iter().flat_map(|name| ["--skip", name]))
             .current_dir(&tree.root)
             .env("RUST_BACKTRACE", "0")
+            .envs(self.observer.map(|name| ("HOLDFAST_ONLY", name)))
             .stdin(Stdio::null())
             .stderr(output.try_clone()?)
             .stdout(output)
@@ -212,9 +232,13 @@ impl Run {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let output = fs::read_to_string(&output_path).unwrap_or_default();
-        Ok(judge(&output, status))
+        let output = fs::read(&output_path).unwrap_or_default();
+        Ok(judge(&String::from_utf8_lossy(&output), status))
     }
+}
+
+fn output_path(tree: &Tree) -> PathBuf {
+    tree.root.join("output.txt")
 }
 
 fn judge(output: &str, status: ExitStatus) -> Outcome {
@@ -222,7 +246,7 @@ fn judge(output: &str, status: ExitStatus) -> Outcome {
         .lines()
         .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
     if let Some(name) = failed.next() {
-        return Outcome::Failed(name.to_owned());
+        return Outcome::Failed(name.to_owned(), complaint(output));
     }
     if !status.success() {
         let last = output.lines().rfind(|line| !line.trim().is_empty());
@@ -233,6 +257,23 @@ fn judge(output: &str, status: ExitStatus) -> Outcome {
     if ran { Outcome::Passed } else { Outcome::Empty }
 }
 
+/// What the first panic says; of a transcript that differs, which one.
+fn complaint(output: &str) -> String {
+    let mut lines = output
+        .lines()
+        .skip_while(|line| !line.contains(" panicked at "))
+        .skip(1);
+    let first = lines.next().unwrap_or_default();
+    let words = match lines.next() {
+        Some(place) if first.starts_with("UPDATE=1") => place.rsplit('/').next().unwrap_or(place),
+        _ => first,
+    };
+    let words: String = words.trim().chars().take(COMPLAINT_CHARS_MAX).collect();
+    words.replace('|', "/")
+}
+
+/// Of a panic's words, as many are shown.
+const COMPLAINT_CHARS_MAX: usize = 70;
 /// Address space of a test binary.
 const MEMORY_KIB: u64 = 6 << 20;
 
@@ -246,8 +287,17 @@ mod tests {
     fn first_failed_test_is_named() {
         let output = "test a ... ok\ntest b::c ... FAILED\ntest d ... FAILED\n";
         let status = ExitStatus::from_raw(101 << 8);
-        let expected = Outcome::Failed("b::c".to_owned());
+        let expected = Outcome::Failed("b::c".to_owned(), String::new());
         assert_eq!(judge(output, status), expected);
+    }
+
+    #[test]
+    fn complaint_is_the_first_panic_or_the_transcript() {
+        let panic = "x\nthread 'a' (7) panicked at src/x.rs:1:2:\nthe term went back\nnote: b\n";
+        assert_eq!(complaint(panic), "the term went back");
+        let differs = "thread 'a' panicked at t.rs:1:2:\nUPDATE=1 if intended:\n/a/b/fig.txt:7\n";
+        assert_eq!(complaint(differs), "fig.txt:7");
+        assert_eq!(complaint("nothing"), "");
     }
 
     #[test]

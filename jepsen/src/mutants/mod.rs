@@ -10,20 +10,21 @@ mod layer;
 mod patch;
 mod score;
 mod tree;
+mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
 use catalogue::{Catalogue, Mutant};
-use layer::{LayerName, Outcome, Run, runs_for};
-use score::{Row, Verdict};
-use tree::{Extent, Tree};
+use layer::LayerName;
+use score::Verdict;
+use worker::{Scope, Worker};
 
 /// Arguments of `mutants`.
 #[derive(clap::Args, Debug)]
@@ -37,6 +38,9 @@ pub struct MutantsArguments {
     /// Mutants at a time, each with a tree of its own.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Also see what the executable specification notices alone.
+    #[arg(long)]
+    specification: bool,
     /// Only so many, others every day.
     #[arg(long)]
     rotating: Option<usize>,
@@ -76,14 +80,19 @@ fn answer(arguments: &MutantsArguments) -> anyhow::Result<bool> {
     let workers: Vec<Worker> = (0..arguments.jobs.max(1))
         .map(|number| Worker::prepare(&root, number))
         .collect::<anyhow::Result<_>>()?;
-    let patience = workers[0].try_unchanged(&mutants, arguments.layer)?;
+    let scope = Scope {
+        layer: arguments.layer,
+        up_to_expected: arguments.rotating.is_some(),
+        specification: arguments.specification,
+    };
+    let patience = workers[0].try_unchanged(&mutants, scope)?;
     let queue = Mutex::new(mutants.iter().copied().collect::<VecDeque<_>>());
     let rows = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
+    std::thread::scope(|threads| {
         for worker in &workers {
-            scope.spawn(|| {
+            threads.spawn(|| {
                 while let Some(mutant) = next(&queue) {
-                    let row = worker.try_mutant(mutant, arguments.layer, &patience);
+                    let row = worker.try_mutant(mutant, scope, &patience);
                     println!("{row}");
                     rows.lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -171,127 +180,4 @@ fn fit(root: &Path, mutants: &[&Mutant], refresh: bool) -> anyhow::Result<bool> 
     Ok(misfits == 0)
 }
 
-/// How long each run may take; `None`: it has no tests.
-type Patience = BTreeMap<Run, Option<Duration>>;
-
-/// One worker's trees.
-struct Worker {
-    core: Tree,
-    node: Tree,
-}
-
-impl Worker {
-    fn prepare(root: &Path, number: usize) -> anyhow::Result<Self> {
-        Ok(Self {
-            core: Tree::prepare(root, Extent::Core, number)?,
-            node: Tree::prepare(root, Extent::Node, number)?,
-        })
-    }
-
-    /// The smallest tree that holds everything a mutant changes, and the tests
-    /// of the layer asked for.
-    fn tree_of(&self, mutant: &Mutant, layer: Option<LayerName>) -> anyhow::Result<&Tree> {
-        [&self.core, &self.node]
-            .into_iter()
-            .filter(|tree| layer != Some(LayerName::Sim) || tree.has_test("sim"))
-            .find(|tree| tree.holds(&mutant.patch))
-            .context("it changes a file that no slim crate holds")
-    }
-
-    /// The tests that could notice these mutants, on the tree as it is: they
-    /// must pass, or nothing they say later means anything.
-    fn try_unchanged(
-        &self,
-        mutants: &[&Mutant],
-        layer: Option<LayerName>,
-    ) -> anyhow::Result<Patience> {
-        let mut patience = Patience::new();
-        for mutant in mutants {
-            let tree = self
-                .tree_of(mutant, layer)
-                .with_context(|| mutant.id.clone())?;
-            for run in chosen_runs(mutant, tree, layer)? {
-                if patience.contains_key(&run) {
-                    continue;
-                }
-                let binary = run.build(tree)?;
-                let started = Instant::now();
-                let outcome = run.execute(&binary, tree, UNCHANGED_PATIENCE)?;
-                let took = started.elapsed();
-                let allowed = took * PATIENCE_FACTOR + PATIENCE_LEAST;
-                let passed = outcome == Outcome::Passed;
-                ensure!(
-                    passed || outcome == Outcome::Empty,
-                    "{run:?} fails before any change: {outcome:?}"
-                );
-                if passed {
-                    let seconds = took.as_secs_f64();
-                    println!("unchanged, {}: passed in {seconds:.1} s", run.layer);
-                }
-                patience.insert(run, passed.then_some(allowed));
-            }
-        }
-        Ok(patience)
-    }
-
-    fn try_mutant(&self, mutant: &Mutant, layer: Option<LayerName>, patience: &Patience) -> Row {
-        let started = Instant::now();
-        let attempt = self.tree_of(mutant, layer).and_then(|tree| {
-            let originals = tree.mutate(&mutant.patch)?;
-            let verdict = first_kill(mutant, tree, layer, patience);
-            tree.restore(&originals)?;
-            verdict
-        });
-        Row {
-            id: mutant.id.clone(),
-            bug: mutant.bug.clone(),
-            breaks: mutant.breaks.join(", "),
-            source: mutant.source.clone(),
-            expected: mutant.expected,
-            verdict: attempt.unwrap_or_else(|error| Verdict::Error(format!("{error:#}"))),
-            took: started.elapsed(),
-        }
-    }
-}
-
-fn chosen_runs(mutant: &Mutant, tree: &Tree, layer: Option<LayerName>) -> anyhow::Result<Vec<Run>> {
-    let runs = runs_for(&mutant.patch, tree)?;
-    let wanted = |run: &Run| layer.is_none_or(|layer| run.layer == layer);
-    Ok(runs.into_iter().filter(wanted).collect())
-}
-
-/// Goes through the layers until one notices.
-fn first_kill(
-    mutant: &Mutant,
-    tree: &Tree,
-    layer: Option<LayerName>,
-    patience: &Patience,
-) -> anyhow::Result<Verdict> {
-    for run in chosen_runs(mutant, tree, layer)? {
-        let Some(patience) = patience.get(&run).copied().flatten() else {
-            continue;
-        };
-        let binary = run.build(tree)?;
-        let started = Instant::now();
-        let outcome = run.execute(&binary, tree, patience)?;
-        let how = match outcome {
-            Outcome::Passed | Outcome::Empty => continue,
-            Outcome::Failed(test) => test,
-            Outcome::Hung => format!("no end within {} s", patience.as_secs()),
-            Outcome::Aborted(how) => how,
-        };
-        return Ok(Verdict::Killed {
-            layer: run.layer,
-            how,
-            test_time: started.elapsed(),
-        });
-    }
-    Ok(Verdict::Survived)
-}
-
 const SECONDS_A_DAY: u64 = 86_400;
-/// For one run on the unchanged tree.
-const UNCHANGED_PATIENCE: Duration = Duration::from_secs(600);
-/// A mutant may take so many times as long as the unchanged tree, and this.
-const PATIENCE_FACTOR: u32 = 4;
-const PATIENCE_LEAST: Duration = Duration::from_secs(20);

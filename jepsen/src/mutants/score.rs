@@ -40,6 +40,8 @@ pub struct Row {
     pub expected: LayerName,
     /// Who did.
     pub verdict: Verdict,
+    /// Whether the executable specification notices alone; `None`: not asked.
+    pub specification: Option<bool>,
     /// Building and testing, all layers tried.
     pub took: Duration,
 }
@@ -50,6 +52,9 @@ impl fmt::Display for Row {
         match &self.verdict {
             Verdict::Killed { layer, how, .. } => {
                 write!(f, "{:<4} {layer:<10} {seconds:>6.1} s  {how}", self.id)?;
+                if self.specification == Some(true) {
+                    write!(f, "  (and the specification alone)")?;
+                }
                 if *layer != self.expected {
                     write!(f, "  (expected: {})", self.expected)?;
                 }
@@ -71,8 +76,8 @@ impl fmt::Display for Row {
 #[must_use]
 pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Duration) -> String {
     let mut text = String::from(
-        "| mutant | bug | source | breaks | killed by | tests, s | with builds, s | noticed by |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| mutant | bug | source | breaks | killed by | tests, s | with builds, s | specification alone | noticed by |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
     let mut by_layer: BTreeMap<LayerName, usize> = BTreeMap::new();
     for row in rows {
@@ -93,24 +98,33 @@ pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Durati
             Verdict::Error(_) => ("**error**".to_owned(), String::new(), ""),
         };
         let seconds = row.took.as_secs_f64();
+        let alone = match row.specification {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "",
+        };
         let (id, bug, source, breaks) = (&row.id, &row.bug, &row.source, &row.breaks);
         writeln!(
             text,
-            "| {id} | {bug} | {source} | {breaks} | {layer} | {tests} | {seconds:.1} | {how} |"
+            "| {id} | {bug} | {source} | {breaks} | {layer} | {tests} | {seconds:.1} | {alone} | {how} |"
         )
         .expect("into memory");
     }
     let killed: usize = by_layer.values().sum();
+    let alone = rows.iter().filter(|row| row.specification == Some(true));
+    let alone_count = alone.count();
     let layers: Vec<String> = by_layer
         .iter()
         .map(|(layer, count)| format!("{layer} {count}"))
         .collect();
     writeln!(
         text,
-        "\n{killed} of {} killed in {} s ({}); {} of the catalogue have no place here.",
+        "\n{killed} of {} killed in {} s ({}); {} by the specification alone; \
+         {} of the catalogue have no place here.",
         rows.len(),
         took.as_secs(),
         layers.join(", "),
+        alone_count,
         inapplicable.len(),
     )
     .expect("into memory");

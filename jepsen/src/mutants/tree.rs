@@ -24,16 +24,13 @@ pub enum Extent {
 }
 
 /// Test binaries that run against a slim crate, where they exist.
-const CORE_TESTS: [&str; 3] = ["raft", "wal", "model"];
+const CORE_TESTS: [&str; 4] = ["raft", "wal", "model", "model.rs"];
 /// And against the larger one.
-const NODE_TESTS: [&str; 1] = ["sim"];
+const NODE_TESTS: [&str; 2] = ["sim", "sim.rs"];
 /// What comes along of modules that the core does not need whole.
 const PARTS: [(&str, &[&str]); 2] = [
     ("node", &["driver"]),
-    (
-        "sim",
-        &["history", "notation", "specification", "spec", "refinement"],
-    ),
+    ("sim", &["history", "notation", "spec", "model"]),
 ];
 /// Modules mutants are made in, beside those that the tests name.
 const CORE: [&str; 4] = ["raft", "wal", "snapshot", "store"];
@@ -48,7 +45,7 @@ pub struct Tree {
     source: PathBuf,
     /// Where it is.
     pub root: PathBuf,
-    /// Where it is built: with the workspace, whose dependencies serve again.
+    /// Where it is built; apart from the workspace, which may be building too.
     pub target: PathBuf,
     modules: BTreeSet<String>,
     extent: Extent,
@@ -68,7 +65,7 @@ impl Tree {
         let mut tree = Self {
             source: source.to_owned(),
             root: folder.join(name),
-            target: source.join("target"),
+            target: source.join("target/mutants/target"),
             modules: BTreeSet::new(),
             extent,
         };
@@ -115,7 +112,14 @@ impl Tree {
     /// Whether there is such a test binary.
     #[must_use]
     pub fn has_test(&self, name: &str) -> bool {
-        self.root.join("tests").join(name).is_dir()
+        let path = self.root.join("tests").join(name);
+        path.is_dir() || path.with_extension("rs").is_file()
+    }
+
+    /// Whether the executable specification came along.
+    #[must_use]
+    pub fn has_specification(&self) -> bool {
+        self.has_test("raft") && self.root.join("src/sim/spec").is_dir()
     }
 
     /// Names of property tests beside the code of some modules.
@@ -145,7 +149,7 @@ impl Tree {
             Extent::Node => &NODE_TESTS,
         };
         let all = names.iter().map(|name| Path::new("tests").join(name));
-        all.filter(|path| self.source.join(path).is_dir())
+        all.filter(|path| self.source.join(path).exists())
     }
 
     fn reachable_modules(&self) -> anyhow::Result<BTreeSet<String>> {
@@ -311,8 +315,13 @@ fn properties_in(text: &str) -> Vec<String> {
     names
 }
 
+/// A folder's files, or the one file.
 fn files_under(root: &Path, folder: &Path) -> anyhow::Result<Files> {
     let mut files = BTreeMap::new();
+    if root.join(folder).is_file() {
+        files.insert(folder.to_owned(), fs::read(root.join(folder))?);
+        return Ok(files);
+    }
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {
         let path = root.join(&folder);

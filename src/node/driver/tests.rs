@@ -242,6 +242,23 @@ fn vote_leaves_only_when_it_is_durable() {
     ));
 }
 
+// One sync covers several writes and only its last mark comes back: what waited
+// for an earlier one leaves too (R18).
+#[test]
+fn newest_completion_releases_what_waited_for_earlier_ones() {
+    let mut trio = Trio::new();
+    let leader = trio.elect();
+    let follower = (leader + 1) % 3;
+    trio.propose(leader, 1);
+    trio.deliver();
+    trio.propose(leader, 2);
+    trio.deliver();
+    assert_eq!(trio.nodes[follower].1.writes.len(), 2);
+    assert_eq!(trio.nodes[follower].1.sent.len(), 0, "both wait");
+    trio.sync(follower);
+    assert_eq!(trio.nodes[follower].1.sent.len(), 2);
+}
+
 #[test]
 fn leader_replicates_while_it_writes_and_followers_acknowledge_after_writing() {
     let mut trio = Trio::new();

@@ -104,6 +104,27 @@ fn only_applied_entries_leave_the_cache() {
     );
 }
 
+// Apply 2 ends after a snapshot up to 3 was taken over (R15).
+#[test]
+fn late_report_of_the_store_changes_nothing() {
+    let mut log = log(&[1, 1, 1]);
+    log.commit_to(LogIndex(3));
+    log.hand_out(1 << 20);
+    log.advance_applied(LogIndex(3));
+    log.advance_applied(LogIndex(2));
+    assert_eq!(log.applied(), LogIndex(3));
+}
+
+// Entries that were cut must not be sent or applied from memory (R16).
+#[test]
+fn what_replaces_a_tail_replaces_it_in_memory() {
+    let mut log = log(&[1, 1, 1]);
+    log.truncate(LogIndex(2));
+    log.append([entry(2, 2)]);
+    let held = log.cached_range(LogIndex(1), LogIndex(2), 1 << 20);
+    assert_eq!(held, Some(vec![entry(1, 1), entry(2, 2)]));
+}
+
 #[test]
 fn purge_keeps_terms_of_what_remains() {
     let mut log = log(&[1, 1, 2, 2, 3]);
