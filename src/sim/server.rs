@@ -166,7 +166,6 @@ impl Server {
                 } else {
                     AppendMode::Direct
                 },
-                ..WalOptions::default()
             },
         }
     }
