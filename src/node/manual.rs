@@ -264,6 +264,12 @@ impl ManualNode {
         Ok(mark)
     }
 
+    /// Whether a snapshot that did not verify was set aside since the start.
+    pub fn set_a_snapshot_aside(&self) -> bool {
+        let broken = self.snapshots.directory().broken();
+        broken.iter().any(|broken| !broken.reason.is_empty())
+    }
+
     /// Whether opening cut an unfinished write.
     pub fn cut_a_torn_tail(&self) -> bool {
         self.was_torn

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::raft::{Role, Status};
-use crate::types::NodeId;
+use crate::types::{Membership, NodeId};
 
 use super::coverage::Mark;
 use super::dice::Dice;
@@ -22,7 +22,7 @@ impl World {
             Finale::HealAll => {}
             Finale::HealCore => self.heal_core(&mut dice)?,
             Finale::Bridge => self.serve_across_a_bridge(&mut dice)?,
-            Finale::StalledLeader => {}
+            Finale::StalledLeader => self.stall_the_leader()?,
         }
         self.heal()?;
         self.await_convergence()?;
@@ -38,6 +38,7 @@ impl World {
             let now = self.now;
             let server = &mut self.servers[seat];
             server.disk.forgive();
+            server.ambush = None;
             if server.presence == Presence::Held {
                 server.presence = Presence::Down;
             }
@@ -87,8 +88,30 @@ impl World {
 
     fn is_quorum(&self, core: &BTreeSet<usize>) -> bool {
         let outside = (0..self.servers.len()).filter(|seat| !core.contains(seat));
-        let outside: BTreeSet<NodeId> = outside.map(|seat| self.servers[seat].id).collect();
-        self.survive_all(&outside)
+        let mut missing = self.lost();
+        missing.extend(outside.map(|seat| self.servers[seat].id));
+        self.survive_all(&missing)
+    }
+
+    /// L3: the leader's disk takes forever, and writes must move.
+    fn stall_the_leader(&mut self) -> Step {
+        self.heal()?;
+        self.await_convergence()?;
+        let Some(leader) = self.leader() else {
+            return Ok(());
+        };
+        let voters = self.servers[leader].membership.voters.len();
+        if voters < 3 {
+            // Without this disk there is no majority.
+            return Ok(());
+        }
+        self.servers[leader].stalled_until = self.now.plus_milliseconds(STALL_MILLISECONDS);
+        self.story.tell(self.now, || {
+            format!("the disk of {} stalls for long", self.servers[leader].name)
+        });
+        self.await_service("L3: writes do not move from a leader whose disk stalls")?;
+        self.hit(Mark::StallMoved);
+        Ok(())
     }
 
     /// L2: two halves of the network meet at one server only.
@@ -138,10 +161,17 @@ impl World {
         let end = self
             .now
             .plus_milliseconds(CONVERGENCE_ELECTIONS * ELECTION_MAX.0);
+        let mut since = None;
         while self.now < end {
             let next = self.now.plus_milliseconds(200);
             self.run_until(next)?;
-            if self.is_converged() {
+            let standing = self.status_of_leader().map(|status| status.term);
+            if !self.is_converged() || standing != since.map(|(_, term)| term) {
+                since = standing.map(|term| (self.now, term));
+                continue;
+            }
+            // What was under way when all was healed has had its time.
+            if since.is_some_and(|(at, _)| at.plus_milliseconds(ELECTION_MAX.0) <= self.now) {
                 self.hit(Mark::Converged);
                 return Ok(());
             }
@@ -188,11 +218,8 @@ impl World {
         let Some(status) = self.status_of_leader() else {
             return Err(self.complain("L0: the leader is lost in calm weather"));
         };
+        self.await_service("L0: a calm cluster takes no write")?;
         let mut asked = Vec::new();
-        if let Some(leader) = self.leader() {
-            asked.push(self.fresh_write(leader, 0));
-        }
-        self.run_until(self.now.plus_milliseconds(SERVICE_MILLISECONDS))?;
         for id in status.membership.members.keys() {
             let seat = self.seats[id];
             for key in 0..self.plan.options.load.keys {
@@ -204,7 +231,7 @@ impl World {
         if asked.iter().all(done) {
             return Ok(());
         }
-        Err(self.complain("L0: a calm cluster does not serve"))
+        Err(self.complain("L0: a calm cluster does not serve reads"))
     }
 
     /// L4 to L6: nothing happens, and little is done.
@@ -232,26 +259,31 @@ impl World {
         let mut details = complaint.to_owned();
         for server in &self.servers {
             let state = match &server.node {
-                Some(node) => super::tale::status(&node.status()),
+                Some(node) => format!(
+                    "{}, {}",
+                    super::tale::status(&node.status()),
+                    self.members_of(&server.membership)
+                ),
                 None => format!("{:?}", server.presence),
             };
             details.push_str(&format!("\n    {} {state}", server.name));
-        }
-        if let Some(status) = self.status_of_leader() {
-            let names =
-                |ids: &BTreeSet<NodeId>| ids.iter().map(|id| self.name(*id)).collect::<Vec<_>>();
-            let known = &status.membership;
-            details.push_str(&format!(
-                "\n    voters {:?} outgoing {:?} learners {:?}",
-                names(&known.voters),
-                names(&known.voters_outgoing),
-                names(&known.learners)
-            ));
         }
         Failure {
             kind: complaint.to_owned(),
             details,
         }
+    }
+
+    fn members_of(&self, known: &Membership) -> String {
+        let names = |ids: &BTreeSet<NodeId>| {
+            let names = ids.iter().map(|id| self.name(*id));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let (voters, outgoing) = (names(&known.voters), names(&known.voters_outgoing));
+        format!(
+            "voters {voters} & {outgoing}, learners {}",
+            names(&known.learners)
+        )
     }
 
     /// The operator's rounds begin.
@@ -268,4 +300,5 @@ const CONVERGENCE_ELECTIONS: u64 = 60;
 /// A calm cluster answers within this time.
 const SERVICE_MILLISECONDS: u64 = 1500;
 const BRIDGE_MILLISECONDS: u64 = 30_000;
+const STALL_MILLISECONDS: u64 = 60_000;
 const QUIET_SECONDS: u64 = 10;

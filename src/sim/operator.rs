@@ -23,6 +23,13 @@ pub(super) struct Wishes {
     transfer_at: Option<(Moment, usize)>,
 }
 
+impl Wishes {
+    /// Whether no operator waits for a change.
+    pub fn is_idle(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
 impl Watched {
     /// Whether a transfer began a moment ago.
     pub fn is_transferring(&self, now: Moment) -> bool {
@@ -48,7 +55,7 @@ impl World {
         self.memberships().iter().all(|known| survives(known, lost))
     }
 
-    fn lost(&self) -> BTreeSet<NodeId> {
+    pub fn lost(&self) -> BTreeSet<NodeId> {
         let gone =
             |server: &&super::server::Server| server.presence == Presence::Lost || server.is_rotten;
         let lost = self.servers.iter().filter(gone).map(|server| server.id);
@@ -65,14 +72,10 @@ impl World {
         lost
     }
 
-    /// What running nodes hold for the membership.
-    fn memberships(&self) -> Vec<std::sync::Arc<Membership>> {
-        let nodes = self
-            .servers
-            .iter()
-            .filter_map(|server| server.node.as_ref());
-        let memberships = nodes.map(|node| node.status().membership);
-        memberships
+    /// What nodes hold for the membership, or held when they were up.
+    fn memberships(&self) -> Vec<&Membership> {
+        let known = self.servers.iter().map(|server| &*server.membership);
+        known
             .filter(|membership| !membership.members.is_empty())
             .collect()
     }
@@ -217,6 +220,7 @@ impl World {
         server.disk = crate::disk::MemoryDisk::new();
         server.incarnation = incarnation;
         server.is_rotten = false;
+        server.membership = std::sync::Arc::default();
         server.is_faulty = false;
         server.presence = Presence::Down;
         let name = server.name.clone();

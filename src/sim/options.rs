@@ -50,6 +50,8 @@ pub struct NodeSettings {
     pub checkpoint_interval: u64,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
+    /// The log is appended to through a map.
+    pub maps_log: bool,
     /// Bytes of a snapshot chunk on the network.
     pub chunk_bytes: usize,
     /// Leaders read under a lease that holds up to this drift between two
@@ -209,6 +211,7 @@ impl NodeSettings {
             snapshot_entries: dice.pick(&[3, 10, 30, 100]),
             checkpoint_interval: dice.pick(&[1, 16, 256]),
             segment_bytes: dice.pick(&[16 << 10, 32 << 10, 128 << 10]),
+            maps_log: dice.percent(30),
             chunk_bytes: dice.pick(&[1000, 5000, 1 << 19]),
             lease_drift: dice.pick(&[0, 0, 100]),
             stall_milliseconds: dice.pick(&[1000, 3000]),

@@ -2,15 +2,15 @@
 
 use crate::node::NodeError;
 use crate::node::manual::{Happening, ManualNode, create_directory};
-use crate::raft::{Effect, Role, Status};
-use crate::types::{Membership, NodeId, Term};
+use crate::raft::{Effect, Input, Role, Status};
+use crate::types::{Membership, MembershipChange, NodeId, Term};
 use crate::wal::WalError;
 
 use super::coverage::Mark;
 use super::dice::Dice;
 use super::history::Step as CoreStep;
 use super::operator::Wishes;
-use super::server::{Presence, Server};
+use super::server::{Ambush, Presence, Server};
 use super::tale;
 use super::world::{Event, Failure, Step, World};
 
@@ -90,6 +90,7 @@ impl World {
                 let life = server.life();
                 let status = node.status();
                 let torn = node.cut_a_torn_tail();
+                let sets_aside = node.set_a_snapshot_aside();
                 node.begin(now);
                 server.node = Some(node);
                 server.presence = Presence::Up;
@@ -105,6 +106,9 @@ impl World {
                 });
                 if torn {
                     self.hit(Mark::TornTail);
+                }
+                if sets_aside {
+                    self.hit(Mark::SnapshotSetAside);
                 }
                 if recovered.snapshot.is_some() && self.servers[seat].run > 1 {
                     self.hit(Mark::RestartedWithSnapshot);
@@ -249,6 +253,7 @@ impl World {
         if writes {
             let ends = self.write_time(seat);
             self.agenda.add(ends, Event::WriteEnds { seat, run });
+            self.spring(seat, Ambush::Write, ends);
         }
         if self.servers[seat].apply_is_due {
             self.servers[seat].apply_is_due = false;
@@ -260,6 +265,24 @@ impl World {
         if deadline.0 != u64::MAX {
             self.wake_by(seat, deadline.plus(lateness));
         }
+    }
+
+    /// If somebody waits for a write to begin, the power fails during it.
+    fn spring(&mut self, seat: usize, ambush: Ambush, ends: super::agenda::Moment) {
+        let server = &mut self.servers[seat];
+        if server.ambush == Some(ambush) {
+            server.ambush = None;
+            let left = ends.0.saturating_sub(self.now.0);
+            let at = self.now.plus(self.disk_dice.below(left));
+            let run = server.run;
+            self.agenda.add(at, Event::PowerFails { seat, run });
+        }
+    }
+
+    pub fn power_fails(&mut self, seat: usize) -> Step {
+        self.hit(Mark::PowerCut);
+        self.restart_later(seat);
+        self.crash(seat, Ending::AnyDisk)
     }
 
     fn write_time(&mut self, seat: usize) -> super::agenda::Moment {
@@ -335,6 +358,7 @@ impl World {
             let time = self.disk_dice.below(self.plan.options.disk.snapshot_max);
             let at = self.now.max(self.servers[seat].stalled_until).plus(time);
             self.agenda.add(at, Event::SnapshotEnds { seat, run });
+            self.spring(seat, Ambush::Snapshot, at);
         }
         self.settle(seat)
     }
@@ -372,7 +396,7 @@ impl World {
                     effects: &effects,
                     status: &status,
                 };
-                self.note_marks(seat, &effects, &status);
+                self.note_marks(seat, &inputs, &effects, &status);
                 if self.story.is_told() {
                     let text = tale::step(self, seat, &inputs, &effects, &status);
                     self.story.tell(self.now, || text);
@@ -400,17 +424,35 @@ impl World {
         }
     }
 
-    fn note_marks(&mut self, seat: usize, effects: &[Effect], status: &Status) {
+    fn note_marks(&mut self, seat: usize, inputs: &[Input], effects: &[Effect], status: &Status) {
         if status.role == Role::Leader && self.watched.newest.is_none_or(|new| new.0 < status.term)
         {
             self.watched.newest = Some((status.term, seat));
             self.hit(Mark::Elected);
             self.note_transfer(seat);
         }
+        if self.servers[seat].membership != status.membership {
+            self.servers[seat].membership = std::sync::Arc::clone(&status.membership);
+        }
         if status.removed {
             self.hit(Mark::Removed);
         }
+        let promotes = |input: &Input| match input {
+            Input::ChangeMembership { changes, .. } => {
+                matches!(changes[..], [MembershipChange::Promote(_), ..])
+            }
+            _ => false,
+        };
+        if self.watched.wishes.is_idle() && inputs.iter().any(promotes) {
+            self.hit(Mark::AutopilotPromoted);
+        }
         for effect in effects {
+            self.note_effect(seat, effect, status);
+        }
+    }
+
+    fn note_effect(&mut self, seat: usize, effect: &Effect, status: &Status) {
+        {
             match effect {
                 Effect::Apply { .. } | Effect::RestoreSnapshot(_) | Effect::ReadReady { .. } => {
                     self.servers[seat].apply_is_due = true;
@@ -468,6 +510,7 @@ impl World {
         server.presence = Presence::Down;
         server.wake_at = None;
         server.is_faulty = false;
+        server.ambush = None;
         server.paused_until = self.now;
         server.stalled_until = self.now;
         self.streams.end_of_process(seat);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::disk::AppendMode;
 use crate::disk::{Disk, MemoryDisk};
 use crate::membership::GoDuration;
 use crate::membership::autopilot::AutopilotConfig;
@@ -12,7 +13,7 @@ use crate::node::{SnapshotThresholds, node_number};
 use crate::peer::Hello;
 use crate::peer::hello::judge;
 use crate::raft::{Config, ReadMode};
-use crate::types::{ClusterId, Incarnation, LogIndex, Member, Millis, NodeId};
+use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId};
 use crate::wal::WalOptions;
 
 use super::agenda::Moment;
@@ -37,6 +38,15 @@ pub(super) enum Presence {
     Lost,
 }
 
+/// What a process is writing when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ambush {
+    /// The log.
+    Write,
+    /// A snapshot.
+    Snapshot,
+}
+
 /// One server.
 pub(super) struct Server {
     pub name: String,
@@ -53,6 +63,8 @@ pub(super) struct Server {
     pub apply_is_due: bool,
     /// Counts durable writes, so that idleness is noticed.
     pub writes: u64,
+    /// The process ends in the middle of what it writes next.
+    pub ambush: Option<Ambush>,
     pub paused_until: Moment,
     pub stalled_until: Moment,
     /// Something on its disk was made to decay.
@@ -62,6 +74,8 @@ pub(super) struct Server {
     /// Nothing on the disk could be mistaken for a torn write when it decays.
     pub is_marked: bool,
     pub book: Book,
+    /// As its process last knew it.
+    pub membership: Arc<Membership>,
     pub asks: Vec<Ask>,
 }
 
@@ -92,11 +106,13 @@ impl Server {
             wake_at: None,
             apply_is_due: false,
             writes: 0,
+            ambush: None,
             paused_until: Moment(0),
             stalled_until: Moment(0),
             is_rotten: false,
             is_faulty: false,
             is_marked: true,
+            membership: Arc::default(),
             asks: Vec::new(),
         }
     }
@@ -145,7 +161,11 @@ impl Server {
                 batch_bytes_max: 4096,
                 prepare_in_background: false,
                 salt_seed: salt,
-                ..WalOptions::default()
+                append: if settings.maps_log {
+                    AppendMode::Mapped
+                } else {
+                    AppendMode::Direct
+                },
             },
         }
     }

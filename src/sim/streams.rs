@@ -15,6 +15,8 @@ use super::world::{Event, Step, World};
 pub(super) struct Streams {
     open: BTreeMap<u64, Stream>,
     begun: u64,
+    /// The stream that moves that many chunks from now is cut.
+    cut_after: Option<u64>,
 }
 
 struct Stream {
@@ -45,9 +47,15 @@ impl Streams {
         sinks.for_each(drop);
     }
 
-    /// Streams to and from anybody.
-    pub fn numbers(&self) -> Vec<u64> {
-        self.open.keys().copied().collect()
+    /// The connection that moves that many chunks from now breaks.
+    pub fn cut_after(&mut self, chunks: u64) {
+        self.cut_after = Some(chunks);
+    }
+
+    fn is_cut_now(&mut self) -> bool {
+        let left = self.cut_after;
+        self.cut_after = left.and_then(|left| left.checked_sub(1));
+        left == Some(0)
     }
 }
 
@@ -145,14 +153,6 @@ impl World {
             .add(self.now.plus_milliseconds(RETRY_PAUSE), event);
     }
 
-    /// Cuts a stream: its sink keeps what it has for the next.
-    pub fn cut_stream(&mut self, number: u64) {
-        if let Some(stream) = self.streams.open.remove(&number) {
-            self.hit(Mark::SnapshotCut);
-            self.stream_fails(stream, "the connection broke");
-        }
-    }
-
     fn advance(&mut self, stream: &mut Stream) -> Progress {
         let (from, to) = (stream.from, stream.to);
         let failed = |reason: &str| Progress::Failed(reason.to_owned());
@@ -186,6 +186,11 @@ impl World {
                 Err(reason) => Progress::Failed(reason),
             };
         };
+        if self.streams.is_cut_now() {
+            // The sink keeps what it has for the next stream.
+            self.coverage.hit(Mark::SnapshotCut);
+            return failed("the connection broke");
+        }
         let left = stream.offer.bytes - sink.held();
         if left == 0 {
             let finished = stream.sink.take().map(|sink| sink.finish());

@@ -8,7 +8,7 @@ use super::coverage::Mark;
 use super::dice::Dice;
 use super::plan::Act;
 use super::processes::Ending;
-use super::server::Presence;
+use super::server::{Ambush, Presence};
 use super::world::{Event, Step, World};
 
 /// A fault that lasts; ending it undoes exactly what it did.
@@ -89,7 +89,11 @@ impl World {
     fn cut_power(&mut self, dice: &mut Dice) {
         let seat = self.victim(dice);
         let server = &mut self.servers[seat];
-        if server.node.is_some() {
+        if server.node.is_none() {
+            return;
+        }
+        server.ambush = dice.pick(&[None, Some(Ambush::Write), Some(Ambush::Snapshot)]);
+        if server.ambush.is_none() {
             server
                 .disk
                 .power_off_at(server.disk.calls() + dice.below(12));
@@ -235,10 +239,8 @@ impl World {
     }
 
     fn cut_some_stream(&mut self, dice: &mut Dice) {
-        let numbers = self.streams.numbers();
-        if !numbers.is_empty() {
-            self.cut_stream(dice.pick(&numbers));
-        }
+        let chunks = dice.below(6);
+        self.streams.cut_after(chunks);
     }
 
     fn wipe(&mut self, dice: &mut Dice) -> Step {

@@ -30,6 +30,8 @@ pub(super) enum Event {
     Apply { seat: usize, run: u64 },
     /// A snapshotter has written.
     SnapshotEnds { seat: usize, run: u64 },
+    /// The power fails while something is being written.
+    PowerFails { seat: usize, run: u64 },
     /// Members that left are no longer spoken with.
     Forget { seat: usize, run: u64 },
     /// A message arrives.
@@ -151,6 +153,7 @@ impl World {
             Event::Idle { seat, writes, .. } => self.idle(seat, writes),
             Event::Apply { seat, .. } => self.apply(seat),
             Event::SnapshotEnds { seat, .. } => self.snapshot_ends(seat),
+            Event::PowerFails { seat, .. } => self.power_fails(seat),
             Event::Forget { seat, .. } => {
                 self.servers[seat].book.forget_departed();
                 Ok(())
@@ -227,6 +230,7 @@ impl Event {
             | Self::Apply { seat, run }
             | Self::SnapshotEnds { seat, run }
             | Self::Forget { seat, run }
+            | Self::PowerFails { seat, run }
             | Self::Notice { seat, run, .. }
             | Self::StreamFailed { seat, run, .. } => Some((*seat, *run)),
             _ => None,

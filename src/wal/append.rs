@@ -34,10 +34,11 @@ struct Need {
     batches: u64,
 }
 
-/// One batch without entries.
+/// One batch without entries, and the one that repeats a vote which a torn
+/// write told (after opening).
 const NEED_OF_MARK: Need = Need {
-    bytes: BLOCK,
-    batches: 1,
+    bytes: 2 * BLOCK,
+    batches: 2,
 };
 
 impl Wal {

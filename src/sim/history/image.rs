@@ -169,29 +169,6 @@ impl LogImage {
         }
     }
 
-    /// Whether a restart makes that of this and its newest snapshot. What a
-    /// snapshot covers was committed, whatever the log notes of it. One that
-    /// was published when the crash came, before the log was reset to it, has
-    /// the log reset now.
-    fn is_found_as(&self, found: &Self, snapshot: Option<&SnapshotMeta>) -> bool {
-        let Some(meta) = snapshot else {
-            return self.equals(found);
-        };
-        let mut image = self.clone();
-        let hard_state = &mut image.hard_state;
-        hard_state.commit_index = hard_state.commit_index.max(meta.index);
-        if image.has(meta.index, meta.term) {
-            return image.equals(found);
-        }
-        if image.hard_state.term < meta.term {
-            image.hard_state.term = meta.term;
-            image.hard_state.vote = None;
-        }
-        image.base = (meta.index, meta.term);
-        image.entries.clear();
-        image.equals(found)
-    }
-
     /// Whether a restart found exactly this: entries that were purged here may
     /// still be there.
     fn equals(&self, found: &Self) -> bool {
@@ -277,6 +254,44 @@ impl Disk {
         self.durable.purge(through);
     }
 
+    /// Whether a restart makes that of what is durable and of its newest
+    /// snapshot.
+    ///
+    /// What a snapshot covers was committed, whatever the log notes of it. One
+    /// that was published when the crash came, before the log was reset to it,
+    /// has the log reset now. A term and vote that a torn write still tells are
+    /// kept, though nothing else of that write is.
+    fn is_found_as(&self, found: &LogImage, snapshot: Option<&SnapshotMeta>) -> bool {
+        let mut image = self.durable.clone();
+        let choice = |state: &HardState| (state.term, state.vote);
+        let told = self
+            .pending
+            .iter()
+            .filter_map(|(_, write)| write.hard_state);
+        if told
+            .map(|state| choice(&state))
+            .any(|known| known == choice(&found.hard_state))
+        {
+            image.hard_state.term = found.hard_state.term;
+            image.hard_state.vote = found.hard_state.vote;
+        }
+        let Some(meta) = snapshot else {
+            return image.equals(found);
+        };
+        let hard_state = &mut image.hard_state;
+        hard_state.commit_index = hard_state.commit_index.max(meta.index);
+        if image.has(meta.index, meta.term) {
+            return image.equals(found);
+        }
+        if image.hard_state.term < meta.term {
+            image.hard_state.term = meta.term;
+            image.hard_state.vote = None;
+        }
+        image.base = (meta.index, meta.term);
+        image.entries.clear();
+        image.equals(found)
+    }
+
     /// Recovery: what was found is what was durable, and some first ones of the
     /// writes under way.
     pub(super) fn restart(
@@ -288,7 +303,7 @@ impl Disk {
         let acknowledged = self.durable.hard_state;
         let last = self.durable.last();
         let mut survivors = 0;
-        while !self.durable.is_found_as(&found.durable, snapshot) {
+        while !self.is_found_as(&found.durable, snapshot) {
             let Some((_, write)) = self.pending.pop_front() else {
                 return Violation::unless(false, Property::Recovery, life, || {
                     let writes = format!("and {survivors} writes may have survived");

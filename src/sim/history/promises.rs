@@ -33,8 +33,10 @@ pub(super) fn sent(from: Life, to: NodeId, message: &Message, disk: &LogImage) -
             last_term,
             ..
         } => {
-            // E11: a grant may outlive the entry it was given for.
+            // E11: a grant may outlive the entry it was given for. Once the log
+            // ends in that very term its leader is known, and no grant counts.
             let kept = term < hard_state.term
+                || last.1 == term
                 || (hard_state.vote == Some(from.node) && last == (*last_index, *last_term));
             Violation::unless(kept, Property::VoteDurable, from, sides)
         }
