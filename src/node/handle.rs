@@ -36,8 +36,8 @@ use super::space::Space;
 use super::standing::StatusBoard;
 use super::upkeep::{ScrubBoard, ScrubStatus};
 use super::wal_thread::chain;
-use crate::sync::queue::Sender;
 use super::witness_file::WitnessFile;
+use crate::sync::queue::Sender;
 
 /// The raft node. See the module, and `physical::Backend` for what it does.
 pub struct RaftNode {

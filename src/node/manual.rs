@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
-use crate::peer::{Handler, Hello, SnapshotOffer, SnapshotSink, SnapshotSource};
+use crate::peer::{DurableEnd, Handler, Hello, Run, SnapshotOffer, SnapshotSink, SnapshotSource};
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::message::Message;
 use crate::raft::{Config, Effect, Input, Recovered, Rejection, Status};
@@ -28,6 +28,7 @@ use crate::types::{
 use crate::wal::{Identity, Wal, WalOptions};
 
 use super::NodeError;
+use super::belonging::OwnDirectory;
 use super::board::Board;
 use super::driver::Tap;
 use super::event::{Event, EventSender};
@@ -37,6 +38,7 @@ use super::network::{ForwardSlot, Greetings, PeerHandler};
 use super::options::SnapshotThresholds;
 use super::peers::Peers;
 use super::recovery::recover;
+use super::refusals::Refusals;
 use super::snapshots::Snapshots;
 use super::standing::StatusBoard;
 use super::stream::{Incoming, Outgoing};
@@ -156,11 +158,14 @@ impl ManualNode {
         let (events, queue) = EventSender::new();
         let happenings = Recorder::default();
         let board = Arc::new(Board::new(store.view()));
-        let failure = Arc::new(Failure::new(Arc::new(|_| {})));
+        let failure = Arc::new(Failure::new(Arc::new(|_| {}), Arc::new(|_| {})));
+        let own = own_directory(options, &identity);
+        let durable = Arc::clone(&own.durable);
         let foundation = Foundation {
             config: options.config.clone(),
             thresholds: options.thresholds,
             checkpoint_interval: options.checkpoint_interval,
+            directory: own,
             autopilot: options.autopilot.clone(),
             board: Arc::clone(&board),
             snapshots: Arc::clone(&snapshots),
@@ -184,6 +189,7 @@ impl ManualNode {
             greetings: Greetings::new(&nobody()),
             forward: ForwardSlot::default(),
             incoming: Incoming::default(),
+            refusals: Refusals::new(identity, durable, Arc::clone(&failure), events.clone()),
         };
         let node = Self {
             parts,
@@ -426,6 +432,20 @@ impl ManualNode {
     }
 }
 
+fn own_directory(options: &ManualOptions, identity: &DirectoryIdentity) -> OwnDirectory {
+    let (disk, directory) = (Arc::clone(&options.disk), options.directory.clone());
+    let removed = identity.clone();
+    OwnDirectory {
+        incarnation: identity.incarnation,
+        durable: Arc::default(),
+        remember_removal: Arc::new(move |index| {
+            removed
+                .mark_removed(disk.as_ref(), &directory, index)
+                .map_err(|error| chain(&error))
+        }),
+    }
+}
+
 fn wal_path(directory: &Path) -> PathBuf {
     directory.join("wal")
 }
@@ -437,6 +457,8 @@ fn nobody() -> Hello {
         node: NodeId(0),
         name: String::new(),
         incarnation: Incarnation(0),
+        run: Run::default(),
+        durable: DurableEnd::default(),
         api_address: String::new(),
         cluster_address: String::new(),
         version: String::new(),
@@ -526,6 +548,8 @@ impl Peers for Recorder {
         let members = membership.members.clone();
         self.list().push(Happening::Members { index, members });
     }
+
+    fn set_committed(&self, _index: LogIndex, _membership: &Membership) {}
 
     fn api_address(&self, _id: NodeId) -> Option<String> {
         None

@@ -10,8 +10,8 @@ use crate::membership::GoDuration;
 use crate::membership::autopilot::AutopilotConfig;
 use crate::node::manual::{ManualNode, ManualOptions};
 use crate::node::{SnapshotThresholds, node_number};
-use crate::peer::Hello;
-use crate::peer::hello::judge;
+use crate::peer::hello::{Roll, judge};
+use crate::peer::{DurableEnd, Hello, Run};
 use crate::raft::{Config, ReadMode};
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId};
 use crate::wal::WalOptions;
@@ -184,6 +184,8 @@ impl Book {
                 node: id,
                 name: name.to_owned(),
                 incarnation,
+                run: Run::default(),
+                durable: DurableEnd::default(),
                 api_address: String::new(),
                 cluster_address: String::new(),
                 version: String::new(),
@@ -226,7 +228,11 @@ impl Book {
 
     /// Whether it speaks with whoever greets so.
     pub fn accepts(&self, hello: &Hello) -> bool {
-        judge(&self.hello, &self.members, hello).is_ok()
+        let roll = Roll {
+            members: &self.members,
+            committed: None,
+        };
+        judge(&self.hello, roll, hello).is_ok()
     }
 }
 
