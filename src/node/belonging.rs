@@ -105,7 +105,7 @@ impl Belonging {
             return None;
         }
         self.shown_out = self.shown_out.max(Some(proof.index));
-        let membership = &mut proof.membership;
+        let membership = Arc::make_mut(&mut proof.membership);
         membership.members.remove(&self.id);
         membership.voters.remove(&self.id);
         membership.voters_outgoing.remove(&self.id);
@@ -182,7 +182,7 @@ mod tests {
     fn proof(index: u64, members: &[(u64, u64)]) -> MembershipProof {
         MembershipProof {
             index: LogIndex(index),
-            membership: membership(members),
+            membership: Arc::new(membership(members)),
         }
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let log: &[(u64, &[(u64, u64)])] = &[(3, &[(1, 10), (2, 20)])];
         let mut former = belonging(&recovered(3, log));
         let seen = former.concern(proof(8, &[(1, 10), (2, 21)])).unwrap();
-        assert_eq!(seen.membership, membership(&[(1, 10)]));
+        assert_eq!(*seen.membership, membership(&[(1, 10)]));
         assert_eq!(former.concern(proof(8, &[(1, 10), (2, 20)])), None);
     }
 }

@@ -86,7 +86,7 @@ impl Peers for Alone {
 
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
 
-    fn set_committed(&self, _index: LogIndex, _membership: &Membership) {}
+    fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}
 
     fn api_address(&self, id: NodeId) -> Option<String> {
         self.greetings.api(id)
@@ -207,11 +207,11 @@ impl Peers for Connected {
         }
     }
 
-    fn set_committed(&self, index: LogIndex, membership: &Membership) {
+    fn set_committed(&self, index: LogIndex, membership: &Arc<Membership>) {
         if !membership.members.is_empty() {
             self.transport.set_committed(MembershipProof {
                 index,
-                membership: membership.clone(),
+                membership: Arc::clone(membership),
             });
         }
     }

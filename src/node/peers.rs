@@ -1,5 +1,7 @@
 //! The other members, as the raft thread sees them.
 
+use std::sync::Arc;
+
 use crate::raft::message::Message;
 use crate::types::{LogIndex, Membership, NodeId};
 
@@ -12,7 +14,7 @@ pub(super) trait Peers: Send + Sync {
     /// Another membership is active.
     fn set_members(&self, index: LogIndex, membership: &Membership);
     /// Another membership is known to be committed.
-    fn set_committed(&self, index: LogIndex, membership: &Membership);
+    fn set_committed(&self, index: LogIndex, membership: &Arc<Membership>);
     /// What a node said of its API, if it has said hello.
     fn api_address(&self, id: NodeId) -> Option<String>;
     /// Where a node said it listens, if it has said hello.

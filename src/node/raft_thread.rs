@@ -151,10 +151,7 @@ impl RaftThread {
                 Some(MembershipProof { index, membership }) => {
                     // Published even if the core knew it already.
                     self.progress.standing = None;
-                    Input::CommittedMembership {
-                        index,
-                        membership: Arc::new(membership),
-                    }
+                    Input::CommittedMembership { index, membership }
                 }
                 None => return,
             },

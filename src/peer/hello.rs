@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -54,7 +55,7 @@ pub struct MembershipProof {
     /// Its log position.
     pub index: LogIndex,
     /// The membership.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
 }
 
 /// Who a node says it is. TLS has proved that it belongs to the cluster; which
@@ -470,15 +471,15 @@ mod tests {
         let own = hello(1, 10);
         let proof = |members: &[(u64, u64)]| MembershipProof {
             index: LogIndex(4),
-            membership: Membership {
+            membership: Arc::new(Membership {
                 members: members
                     .iter()
                     .map(|(id, incarnation)| (NodeId(*id), member(*incarnation)))
                     .collect(),
                 ..Membership::default()
-            },
+            }),
         };
-        let active = proof(&[(1, 10), (2, 21)]).membership.members;
+        let active = proof(&[(1, 10), (2, 21)]).membership.members.clone();
         let refusal = |committed: &MembershipProof, hello: Hello| {
             let roll = Roll {
                 members: &active,

@@ -166,11 +166,11 @@ async fn removed_member_is_shown_the_committed_membership_and_asks_more_slowly()
     let remaining = BTreeMap::from([one.member()]);
     let proof = MembershipProof {
         index: LogIndex(2),
-        membership: crate::types::Membership {
+        membership: Arc::new(crate::types::Membership {
             voters: [one.id()].into(),
             members: remaining.clone(),
             ..crate::types::Membership::default()
-        },
+        }),
     };
     one.transport.set_committed(proof.clone());
     one.transport.set_members(LogIndex(2), remaining);
