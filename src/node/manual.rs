@@ -549,7 +549,7 @@ impl Peers for Recorder {
         self.list().push(Happening::Members { index, members });
     }
 
-    fn set_committed(&self, _index: LogIndex, _membership: &Membership) {}
+    fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}
 
     fn api_address(&self, _id: NodeId) -> Option<String> {
         None

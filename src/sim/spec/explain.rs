@@ -195,7 +195,9 @@ impl<'a> Explanation<'a> {
                 if takes {
                     let entries = entries.iter().map(mapping::entry);
                     let equal = server.take_entries((*prev_index, *prev_term), entries)?;
-                    equal.map(|index| answer(What::Ack(index)));
+                    if let Some(index) = equal {
+                        answer(What::Ack(index));
+                    }
                 }
                 answer(What::Heard(*read_context));
             }
