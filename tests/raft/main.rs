@@ -3,6 +3,7 @@
 
 mod cluster;
 mod disk;
+mod leases;
 mod nonsense;
 mod random;
 mod script;
