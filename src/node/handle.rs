@@ -30,7 +30,7 @@ use super::identity::DirectoryIdentity;
 use super::lifecycle::{Lifecycle, refused};
 use super::network::{ForwardHandler, ForwardSlot};
 use super::options::NodeOptions;
-use super::recovery::recover;
+use super::recovery::{Recovery, recover};
 use super::snapshots::Snapshots;
 use super::space::Space;
 use super::standing::StatusBoard;
@@ -78,6 +78,15 @@ pub(super) struct Facts {
     pub(super) has_storage: bool,
 }
 
+impl Facts {
+    fn of(recovery: &Recovery) -> Self {
+        Self {
+            cluster: Some(recovery.cluster),
+            has_storage: recovery.has_storage(),
+        }
+    }
+}
+
 /// What callers need while consensus runs.
 pub(super) struct Running {
     pub(super) events: EventSender,
@@ -94,21 +103,24 @@ pub(super) struct Network {
     pub(super) keeper: AbortHandle,
 }
 
+/// The disk a node lives on, and its data directory there.
+fn place(options: &NodeOptions) -> (Arc<dyn Disk>, PathBuf) {
+    let disk: Arc<dyn Disk> = match (&options.disk, &options.path) {
+        (Some(disk), _) => Arc::clone(disk),
+        (None, Some(_)) => Arc::new(RealDisk::new()),
+        (None, None) => Arc::new(MemoryDisk::new()),
+    };
+    let in_memory = || Path::new("/memory").to_owned();
+    (disk, options.path.clone().unwrap_or_else(in_memory))
+}
+
 impl RaftNode {
     /// Opens a node on its data directory; it stays sealed. Blocks.
     ///
     /// # Errors
     /// See [`NodeError`]; nothing is cut or repaired to make it open.
     pub fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
-        let disk: Arc<dyn Disk> = match (&options.disk, &options.path) {
-            (Some(disk), _) => Arc::clone(disk),
-            (None, Some(_)) => Arc::new(RealDisk::new()),
-            (None, None) => Arc::new(MemoryDisk::new()),
-        };
-        let directory = options
-            .path
-            .clone()
-            .unwrap_or_else(|| Path::new("/memory").to_owned());
+        let (disk, directory) = place(&options);
         disk.create_dir_all(&directory)
             .map_err(NodeError::Directory)?;
         let lock = disk
@@ -130,13 +142,10 @@ impl RaftNode {
             &snapshots,
             &mut store,
         )?;
-        let facts = recovery.as_ref().map_or_else(Facts::default, |recovery| {
-            snapshots.set_cluster(recovery.cluster);
-            Facts {
-                cluster: Some(recovery.cluster),
-                has_storage: recovery.has_storage(),
-            }
-        });
+        let facts = recovery.as_ref().map_or_else(Facts::default, Facts::of);
+        if let Some(cluster) = facts.cluster {
+            snapshots.set_cluster(cluster);
+        }
         let witness_file = WitnessFile::open(Arc::clone(&disk), &directory);
         let leadership = Leadership {
             removed: identity.removed_at.is_some(),

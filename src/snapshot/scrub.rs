@@ -18,7 +18,7 @@ pub enum SnapshotScrubbed {
     /// All is as it was written, up to here.
     Sound,
     /// This file is not what was written. The file is left where it is.
-    Flaw(SnapshotInfo, SnapshotError),
+    Flaw(Box<SnapshotInfo>, SnapshotError),
     /// All were read; the next step begins a new round.
     End,
 }
@@ -54,7 +54,7 @@ impl SnapshotScrub {
                     // Pruned since, by the snapshot after it.
                     Err(_) if !self.directory.all().contains(&info) => {}
                     Err(error) if error.is_about_content() => {
-                        return Ok((SnapshotScrubbed::Flaw(info, error), read));
+                        return Ok((SnapshotScrubbed::Flaw(Box::new(info), error), read));
                     }
                     Err(error) => return Err(error),
                 }
@@ -65,7 +65,7 @@ impl SnapshotScrub {
                 Some(Err(error)) => {
                     let info = info.clone();
                     self.open = None;
-                    return Ok((SnapshotScrubbed::Flaw(info, error), read));
+                    return Ok((SnapshotScrubbed::Flaw(Box::new(info), error), read));
                 }
                 None => self.open = None,
             }

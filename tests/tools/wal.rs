@@ -71,8 +71,8 @@ fn overwrite(file: &Path, offset: u64, bytes: &[u8]) {
 fn last_batch(file: &Path) -> u64 {
     let bytes = fs::read(file).unwrap();
     let blocks = bytes.chunks(4096).enumerate();
-    let batches = blocks.filter(|(_, block)| block.starts_with(b"HFB1"));
-    batches.last().unwrap().0 as u64 * 4096
+    let mut batches = blocks.filter(|(_, block)| block.starts_with(b"HFB1"));
+    batches.next_back().unwrap().0 as u64 * 4096
 }
 
 fn contents(path: &Path) -> Vec<Vec<u8>> {

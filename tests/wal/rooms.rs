@@ -135,7 +135,7 @@ fn reserve_is_used_when_the_disk_is_full_and_filled_anew() {
     };
     let reserve = dir().join("reserve");
     let mut wal = create(&disk, options).unwrap();
-    let mut wait_for_reserve = |wal: &mut Wal| {
+    let wait_for_reserve = |wal: &mut Wal| {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !disk.exists(&reserve).unwrap() {
             assert!(Instant::now() < deadline, "no reserve was filled");

@@ -40,7 +40,10 @@ fn snapshot_due_during_another_follows_it() {
             entries: 10,
             bytes: 1 << 20,
         },
-        failure: Arc::new(Failure::new(Arc::new(|reason| panic!("{reason}")))),
+        failure: Arc::new(Failure::new(
+            Arc::new(|reason| panic!("{reason}")),
+            Arc::new(|reason| panic!("{reason}")),
+        )),
         events,
         checkpoint_interval: 1000,
         state: ApplyState::default(),
