@@ -160,7 +160,8 @@ impl Script {
                 self.cluster().watch.invented();
                 self.cluster().step(to, Input::Message { from, message });
             }
-            "show" => {
+            // What nobody committed, or not there.
+            "show" if words.number("at").is_some() => {
                 let (_, to) = words.route().expect("a route");
                 let (voters, learners) = (words.numbers("voters"), words.numbers("learners"));
                 let input = Input::CommittedMembership {
