@@ -33,11 +33,12 @@ pub(super) fn sent(from: Life, to: NodeId, message: &Message, disk: &LogImage) -
             last_term,
             ..
         } => {
-            // E11: a grant may outlive the entry it was given for. Once the log
-            // ends in that very term its leader is known, and no grant counts.
-            let kept = term < hard_state.term
-                || last.1 == term
-                || (hard_state.vote == Some(from.node) && last == (*last_index, *last_term));
+            // E11: a grant may outlive the entry it was given for. (When
+            // another leads the same term the log may have become more
+            // complete meanwhile.)
+            let complete = (*last_term, *last_index) <= (last.1, last.0);
+            let own = hard_state.vote == Some(from.node);
+            let kept = term < hard_state.term || (own && complete);
             Violation::unless(kept, Property::VoteDurable, from, sides)
         }
         // In a later term the tail may be cut again, whatever was true before.

@@ -385,9 +385,10 @@ impl<'a> Explanation<'a> {
 
     fn read_ready(&self, server: &mut Server, id: RequestId, index: LogIndex) -> Guard {
         let asker = Asker::Own(id.0);
-        let told = self.told.iter().find(|(_, told)| *told == index);
-        match told {
-            Some((context, _)) => server.read_as_told(asker, *context),
+        let told = self.told.iter().filter(|(_, told)| *told == index);
+        let read = told.map(|(context, _)| server.read_as_told(asker, *context));
+        match read.reduce(Guard::or) {
+            Some(read) => read,
             None => server.confirm(asker, index, self.is_leased()),
         }
     }

@@ -1,10 +1,8 @@
 //! Raft, as the thesis tells it: what a server may do, and what it may say.
 //!
-//! The state of a server, and one method for each thing that it may do: an
-//! action of a state machine, with a guard, which is all there is to the
-//! protocol's safety, and an effect. *When* to act (timeouts, what to send to
-//! whom, how much at once, pre-votes, leases, retries) is left open: none of it
-//! can make a correct cluster wrong.
+//! One method for each thing that a server may do: an action, with a guard,
+//! which is all there is to the protocol's safety, and an effect. *When* to act
+//! (timeouts, what to send to whom, pre-votes, leases, retries) is left open.
 //!
 //! Written from Ongaro, *Consensus: Bridging Theory and Practice*, and from
 //! nothing else; it shares no code with the core that it judges. One thing is
@@ -22,11 +20,16 @@ use super::said::{Asker, Said, What};
 use crate::sim::history::Life;
 use crate::types::{LogIndex, NodeId, Term};
 
-/// Whether an action is enabled; if not, the guard that forbids it.
+/// Whether an action is enabled; if not, what forbids it.
 pub(super) type Guard<T = ()> = Result<T, &'static str>;
 
 pub(super) fn guard(holds: bool, otherwise: &'static str) -> Guard {
     if holds { Ok(()) } else { Err(otherwise) }
+}
+
+/// Whether a log that ends at `other` is at least as complete (3.6.1).
+fn is_complete(own: At, other: At) -> bool {
+    (own.1, own.0) <= (other.1, other.0)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +40,7 @@ pub(super) enum Role {
     Leader,
 }
 
-/// What a leader knows, as long as it leads (and is remembered to judge what it
-/// said last).
+/// What a leader knows, and is remembered to judge what it said last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lead {
     term: Term,
@@ -81,7 +83,6 @@ pub(super) struct Server {
 
 impl Server {
     // ---- the disk (3.8) ----
-
     pub(super) fn new(id: Life, disk: Saved) -> Self {
         let mut server = Self {
             id,
@@ -176,7 +177,7 @@ impl Server {
         Ok(())
     }
 
-    /// Votes, once a term, for a log at least as complete as its own (3.6.1).
+    /// Votes, once a term, for a log at least as complete as its own.
     pub(super) fn vote(&mut self, candidate: NodeId, term: Term, last: At) -> Guard {
         guard(
             term == self.memory.term,
@@ -184,8 +185,7 @@ impl Server {
         )?;
         let free = self.memory.vote.is_none_or(|vote| vote == candidate);
         guard(free, "votes twice in a term")?;
-        let own = self.memory.log.last();
-        let complete = (own.1, own.0) <= (last.1, last.0);
+        let complete = is_complete(self.memory.log.last(), last);
         guard(complete, "votes for a log less complete than its own")?;
         self.memory.vote = Some(candidate);
         Ok(())
@@ -439,7 +439,7 @@ impl Server {
         }
         let held = match said.what {
             What::Vote => *vote == Some(to),
-            What::Campaign(last) => *vote == Some(self.id.node) && log.last() == last,
+            What::Campaign(last) => *vote == Some(self.id.node) && is_complete(last, log.last()),
             What::Ack(index) => log.has((index, entry)),
             _ => true,
         };
