@@ -275,7 +275,8 @@ impl Disk {
             image.hard_state.term = found.hard_state.term;
             image.hard_state.vote = found.hard_state.vote;
         }
-        let Some(meta) = snapshot else {
+        // Whoever starts the core may leave it to the core to see all this.
+        let Some(meta) = snapshot.filter(|_| !image.equals(found)) else {
             return image.equals(found);
         };
         let hard_state = &mut image.hard_state;
