@@ -4,7 +4,8 @@
 #                 Debian's python3, takes the rest from crates.io and PyPI
 #   make server   the release binary: target/release/holdfast
 #
-# Longer runs: audit, kills, lag, bench, fuzz. Each says what it does below.
+# Longer runs: sim, model, mutants, loom, kills, faults, bench, fuzz. Each says
+# what it does below; short slices of the first four are part of `make test`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -25,9 +26,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 FUZZ_SECONDS ?= 20
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-STAGES := lint docs server unit clients kills-short audit
+SEEDS ?= 0..20000
+JOBS ?= 2
+
+STAGES := lint docs server unit loom sim-short mutants-short clients kills-short audit
 
 .PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
+.PHONY: sim sim-short model mutants mutants-short loom faults
 
 # In the order in which a mistake shows fastest.
 test: $(STAGES)
@@ -53,6 +58,40 @@ server:
 unit: $(VENV)/installed
 	cargo test --workspace --locked --no-fail-fast
 
+## Threads of the node under loom: every interleaving within a bound. A
+## workspace of its own, because loom replaces the standard library's primitives.
+loom:
+	cargo run --locked --manifest-path tests/loom/Cargo.toml --target-dir target/loom
+
+## Whole clusters in simulation, one a seed: SEEDS=0..20000 JOBS=2. A failing
+## seed is shrunk to a story; `jepsen sim --seed S --trace` tells any.
+sim: server
+	$(JEPSEN) sim --seeds $(SEEDS) --jobs $(JOBS)
+
+## A slice of it; only the full campaign must have seen everything.
+sim-short: server
+	$(JEPSEN) sim --seeds 0..150 --jobs $(JOBS) --lenient
+
+## Everything that a small cluster of production cores can do.
+model: server
+	$(JEPSEN) model
+
+## Every bug of the catalogue, planted: which layer of tests notices it first?
+mutants: server
+	$(JEPSEN) mutants --specification --output target/mutants.md
+
+## A few of them, others every day.
+mutants-short: server
+	$(JEPSEN) mutants --check
+	$(JEPSEN) mutants --rotating 2
+
+## Real processes that are copied, wiped, removed, frozen and cut off: needs
+## root, loop devices and network namespaces.
+faults: server
+	$(JEPSEN) identities
+	$(JEPSEN) bridge
+	$(JEPSEN) stall-disk
+
 ## Real clients against real processes.
 clients: server $(VENV)/installed
 	$(PYTEST) tests/clients
@@ -66,6 +105,7 @@ kills-short: server
 	$(JEPSEN) kill-leader --rounds 2
 	$(JEPSEN) kill-all --rounds 1
 	$(JEPSEN) lag
+	$(JEPSEN) identities
 
 ## The full experiments.
 kills: server
