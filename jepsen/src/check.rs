@@ -21,6 +21,9 @@ pub struct CheckArguments {
     /// Wall clock for each file, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Search steps for each file.
+    #[arg(long, default_value_t = Budget::default().steps)]
+    steps: u64,
     /// Histories: .jsonl (ours), .log and .txt (porcupine), .edn (knossos).
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -32,6 +35,7 @@ pub struct CheckArguments {
 pub fn run(arguments: &CheckArguments) -> ExitCode {
     let budget = Budget {
         time: Duration::from_secs(arguments.seconds),
+        steps: arguments.steps,
         ..Budget::default()
     };
     let mut codes = Vec::new();

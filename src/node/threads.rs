@@ -154,13 +154,22 @@ impl Threads {
         recovery: Recovery,
         clock: Clock,
     ) -> Result<Self, String> {
+        let parts = Parts::new(foundation, queue, store, recovery, clock.now())?;
+        Self::start(foundation, parts, clock)
+    }
+
+    /// Starts all of them from where their parts are.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(foundation: &Foundation, parts: Parts, clock: Clock) -> Result<Self, String> {
         let Parts {
             raft,
             wal,
             apply,
             snapshotter,
             stopping,
-        } = Parts::new(foundation, queue, store, recovery, clock.now())?;
+        } = parts;
         Ok(Self {
             wal: foundation.spawn("wal", || wal.run())?,
             apply: foundation.spawn("apply", || apply.run())?,

@@ -8,8 +8,8 @@
 //!   or never. It is optional: a search succeeds when every *returned*
 //!   operation has been placed.
 //! * A verdict is `Linearizable`, `Illegal` with a smallest failing
-//!   sub-history, or `Unknown` with the reason. `Unknown` never hides an
-//!   `Illegal` of another key.
+//!   sub-history, or `Unknown` with what ran out. No key may use up what the
+//!   others need, so an `Unknown` of one does not hide an `Illegal` of another.
 //!
 //! Sources: Wing and Gong 1993; Lowe, "Testing for linearizability", 2017.
 
@@ -35,6 +35,8 @@ pub struct Budget {
     pub time: Duration,
     /// Search steps for one history.
     pub steps: u64,
+    /// Configurations remembered for one key, in bytes, roughly.
+    pub cache_bytes: usize,
 }
 
 impl Default for Budget {
@@ -42,6 +44,7 @@ impl Default for Budget {
         Self {
             time: Duration::from_secs(60),
             steps: 200_000_000,
+            cache_bytes: 1 << 30,
         }
     }
 }
@@ -84,11 +87,16 @@ pub fn check(model: Model, history: &History, budget: Budget) -> Report {
     let deadline = Instant::now() + budget.time;
     let mut unknown = None;
     let mut steps = 0;
-    for (key, operations) in history.partitions(model) {
+    let partitions = history.partitions(model);
+    let mut keys_left = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+    for (key, operations) in partitions {
+        let now = Instant::now();
         let limits = wgl::Limits {
-            deadline,
-            steps: budget.steps.saturating_sub(steps),
+            deadline: now + deadline.saturating_duration_since(now) / keys_left,
+            steps: budget.steps.saturating_sub(steps) / u64::from(keys_left),
+            cache_bytes: budget.cache_bytes,
         };
+        keys_left = (keys_left - 1).max(1);
         let search = wgl::search(model, &operations, limits);
         steps += search.steps;
         match search.outcome {
@@ -101,9 +109,9 @@ pub fn check(model: Model, history: &History, budget: Budget) -> Report {
                     steps,
                 };
             }
-            wgl::Outcome::Exhausted { placed } => {
+            wgl::Outcome::Exhausted { ran_out, placed } => {
                 unknown.get_or_insert(format!(
-                    "key {key:?}: the search gave up after {} steps with {placed} of {} operations placed",
+                    "key {key:?}: {ran_out} ran out after {} steps, at most {placed} of {} operations placed",
                     search.steps,
                     operations.len()
                 ));

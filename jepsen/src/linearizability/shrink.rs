@@ -13,7 +13,8 @@ use super::wgl::{self, Limits, Outcome};
 
 /// Each trial of the shrinker, at most.
 const TRIAL_STEPS: u64 = 2_000_000;
-/// All of them, at most, past the deadline of the check itself.
+const TRIAL_CACHE_BYTES: usize = 256 << 20;
+/// All of them, at most, and never past the deadline of the check itself.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The shortest failing prefix, without the observations that do not matter.
@@ -31,6 +32,7 @@ fn fails(model: Model, operations: &[Operation], deadline: Instant) -> bool {
     let limits = Limits {
         deadline,
         steps: TRIAL_STEPS,
+        cache_bytes: TRIAL_CACHE_BYTES,
     };
     matches!(
         wgl::search(model, operations, limits).outcome,

@@ -11,12 +11,17 @@ use super::model::{Model, Value};
 pub(super) struct Limits {
     pub deadline: Instant,
     pub steps: u64,
+    pub cache_bytes: usize,
 }
 
 pub(super) enum Outcome {
     Linearizable,
     Illegal,
-    Exhausted { placed: usize },
+    /// Undecided: `ran_out` of what, and the most that was ever placed.
+    Exhausted {
+        ran_out: &'static str,
+        placed: usize,
+    },
 }
 
 pub(super) struct Search {
@@ -24,6 +29,8 @@ pub(super) struct Search {
     pub steps: u64,
 }
 
+/// What a cached configuration takes beyond its set: state, hash, allocation.
+const CACHED_OVERHEAD_BYTES: usize = 80;
 /// How often the clock is looked at, in steps.
 const CLOCK_PERIOD: u64 = 4096;
 const NONE: usize = usize::MAX;
@@ -111,6 +118,20 @@ impl Events {
     }
 }
 
+impl Limits {
+    /// What has run out, if anything has.
+    fn reached(&self, steps: u64, cached_bytes: usize) -> Option<&'static str> {
+        if self.steps < steps {
+            return Some("steps");
+        }
+        if self.cache_bytes < cached_bytes {
+            return Some("memory");
+        }
+        let late = steps % CLOCK_PERIOD == 0 && self.deadline <= Instant::now();
+        late.then_some("time")
+    }
+}
+
 /// Searches for an order of `operations` (of one key).
 pub(super) fn search(model: Model, operations: &[Operation], limits: Limits) -> Search {
     let mut events = Events::new(operations);
@@ -127,9 +148,10 @@ pub(super) fn search(model: Model, operations: &[Operation], limits: Limits) -> 
             break Outcome::Linearizable;
         }
         steps += 1;
-        let late = steps % CLOCK_PERIOD == 0 && limits.deadline <= Instant::now();
-        if limits.steps < steps || late {
+        let cached_bytes = tried.len() * (placed.len() * 8 + CACHED_OVERHEAD_BYTES);
+        if let Some(ran_out) = limits.reached(steps, cached_bytes) {
             break Outcome::Exhausted {
+                ran_out,
                 placed: placed_most,
             };
         }
