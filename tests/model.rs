@@ -2,7 +2,9 @@
 //! searches that take seconds. `cargo run --release -p jepsen -- model` goes
 //! further.
 
-use holdfast::sim::model::{Bounds, Elections, Ending, Limits, Report, Wish, Witness, explore};
+use holdfast::sim::model::{
+    Bounds, Elections, Ending, Limits, Report, Wish, Witness, explore, presets,
+};
 
 const LIMITS: Limits = Limits {
     states_max: 100_000,
@@ -10,17 +12,33 @@ const LIMITS: Limits = Limits {
     depth_max: 200,
 };
 
+/// Everything within the bounds, which must be all there is.
 fn search(bounds: &Bounds, witnesses: &[Witness]) -> Report {
     let report = explore(bounds, LIMITS, &mut |_| true);
-    if let Ending::Violated(finding) = &report.ending {
-        panic!("{}\n{}", finding.violation, finding.story);
-    }
     assert!(
-        matches!(report.ending, Ending::Exhausted),
+        matches!(report.ending, Ending::Exhausted | Ending::Violated(_)),
         "{:?} after {} states",
         report.ending,
         report.states
     );
+    judge(report, witnesses)
+}
+
+/// A preset as far as paths of a few steps lead.
+fn begin(name: &str, depth_max: u32, witnesses: &[Witness]) -> Report {
+    let preset = presets().into_iter().find(|preset| preset.name == name);
+    let preset = preset.expect("a preset of that name");
+    let limits = Limits {
+        depth_max,
+        ..LIMITS
+    };
+    judge(explore(&preset.bounds, limits, &mut |_| true), witnesses)
+}
+
+fn judge(report: Report, witnesses: &[Witness]) -> Report {
+    if let Ending::Violated(finding) = &report.ending {
+        panic!("{}\n{}", finding.violation, finding.story);
+    }
     for witness in witnesses {
         assert!(
             0 < report.witnesses.count(*witness),
@@ -110,6 +128,7 @@ fn reads_are_valid_on_every_kind_of_node() {
 #[test]
 fn learner_behind_a_purged_log_gets_the_snapshot() {
     let bounds = Bounds {
+        term_max: 3,
         proposals: 1,
         snapshots: 2,
         crashes: 1,
@@ -122,6 +141,38 @@ fn learner_behind_a_purged_log_gets_the_snapshot() {
 
 /// Renumbering merges states and loses none: a search without it comes to the
 /// same witnesses, over up to six times as many states.
+#[test]
+fn figure_8_from_its_middle_keeps_what_is_committed() {
+    begin("fig8", 11, &[Witness::TailReplaced]);
+}
+
+#[test]
+fn second_change_from_the_middle_of_the_2015_bug_waits() {
+    begin("ongaro-2015", 5, &[Witness::LaterLeader]);
+}
+
+/// Renumbering merges states and loses none: without it the search comes to
+/// the same depth, over up to six times as many states.
+#[test]
+fn symmetry_merges_states_and_loses_none() {
+    let merged = Bounds {
+        crashes: 1,
+        ..Bounds::new(3, 0)
+    };
+    let every = Bounds {
+        symmetry: false,
+        ..merged.clone()
+    };
+    let merged = search(&merged, &[Witness::Leader]);
+    let every = search(&every, &[Witness::Leader]);
+    assert_eq!(merged.depth, every.depth);
+    let (few, many) = (merged.states, every.states);
+    assert!(
+        5 * few < many && many <= 6 * few,
+        "{few} merged, {many} in all"
+    );
+}
+
 #[test]
 fn same_search_twice_finds_the_same() {
     let bounds = Bounds {

@@ -96,6 +96,8 @@ pub struct Bounds {
     pub one_entry_a_message: bool,
     /// Appends on their way to one peer.
     pub inflight_messages: u8,
+    /// Of states that differ only in who is who, one is searched.
+    pub symmetry: bool,
     /// Logs that the nodes start with, from node 1; empty: all alike.
     pub prepared: Vec<Prepared>,
 }
@@ -123,6 +125,7 @@ impl Bounds {
             round_trips: false,
             one_entry_a_message: false,
             inflight_messages: 2,
+            symmetry: true,
             prepared: Vec::new(),
         }
     }
@@ -160,6 +163,9 @@ impl Bounds {
 
     /// Nodes that may exchange their numbers.
     pub(super) fn classes(&self) -> Vec<Vec<u64>> {
+        if !self.symmetry {
+            return Vec::new();
+        }
         let learners = self.voters + 1..=self.voters + self.learners;
         vec![(1..=self.voters).collect(), learners.collect()]
     }

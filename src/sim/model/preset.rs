@@ -27,11 +27,15 @@ pub fn presets() -> Vec<Preset> {
         replication(),
         fig8(),
         promotion(),
-        joint(),
-        ongaro_2015(),
         reads(),
         transfer(),
         snapshot(),
+        ongaro_2015(),
+        stepwise(),
+        joint(),
+        crash_deep(),
+        replication_deep(),
+        reads_deep(),
     ]
 }
 
@@ -217,5 +221,69 @@ fn snapshot() -> Preset {
             ..Bounds::new(1, 1)
         },
         witnesses: vec![Witness::SnapshotInstalled, Witness::WritesLost],
+    }
+}
+
+fn stepwise() -> Preset {
+    Preset {
+        name: "stepwise",
+        purpose: "two elections among three voters, every pre-vote by itself",
+        is_quick: false,
+        bounds: Bounds {
+            term_max: 3,
+            elections: Elections::Stepwise,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::LaterLeader],
+    }
+}
+
+fn crash_deep() -> Preset {
+    Preset {
+        name: "crash-deep",
+        purpose: "two elections, a command, slow disks and a crash among three voters",
+        is_quick: false,
+        bounds: Bounds {
+            term_max: 3,
+            proposals: 1,
+            crashes: 1,
+            slow_writes: 1,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::WritesLost, Witness::CommandCommitted],
+    }
+}
+
+fn replication_deep() -> Preset {
+    Preset {
+        name: "replication-deep",
+        purpose: "two commands under three leaders, one message doubled",
+        is_quick: false,
+        bounds: Bounds {
+            term_max: 4,
+            proposals: 2,
+            duplicates: 1,
+            elections: Elections::AtOnce,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::CommandCommitted, Witness::TailReplaced],
+    }
+}
+
+fn reads_deep() -> Preset {
+    Preset {
+        name: "reads-deep",
+        purpose: "two reads among three voters and a learner, a crash, a handover",
+        is_quick: false,
+        bounds: Bounds {
+            term_max: 3,
+            reads: 2,
+            crashes: 1,
+            transfers: 1,
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(3, 1)
+        },
+        witnesses: vec![Witness::LearnerRead, Witness::TransferStarted],
     }
 }
