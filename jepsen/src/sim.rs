@@ -108,7 +108,7 @@ fn explain(seed: u64, failure: &Failure, arguments: &SimArguments) {
 fn run_many(arguments: &SimArguments) -> ExitCode {
     let started = Instant::now();
     let count = arguments.seeds.end - arguments.seeds.start;
-    let last = Mutex::new(Instant::now());
+    let last = Mutex::new((Instant::now(), 0));
     let tally = Campaign {
         seeds: arguments.seeds.clone(),
         jobs: arguments.jobs,
@@ -116,8 +116,14 @@ fn run_many(arguments: &SimArguments) -> ExitCode {
     }
     .run(|tally| {
         let mut last = last.lock().expect("printing does not panic");
-        if last.elapsed() >= PROGRESS {
-            *last = Instant::now();
+        if last.1 < tally.failed.len() {
+            last.1 = tally.failed.len();
+            if let Some(failed) = tally.failed.last() {
+                eprintln!("seed {} fails: {}", failed.seed, failed.failure.kind);
+            }
+        }
+        if last.0.elapsed() >= PROGRESS {
+            last.0 = Instant::now();
             eprintln!(
                 "{} of {count} seeds, {} failed, {} s",
                 tally.runs,

@@ -14,7 +14,10 @@ use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
-use crate::peer::{DurableEnd, Handler, Hello, Run, SnapshotOffer, SnapshotSink, SnapshotSource};
+use crate::peer::{
+    DurableEnd, Goodbye, Handler, Hello, MembershipProof, Refuser, Run, SnapshotOffer,
+    SnapshotSink, SnapshotSource,
+};
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::message::Message;
 use crate::raft::{Config, Effect, Input, Recovered, Rejection, Status};
@@ -75,6 +78,8 @@ pub(crate) enum Happening {
         index: LogIndex,
         members: BTreeMap<NodeId, Member>,
     },
+    /// Another membership is known to be committed.
+    Committed(MembershipProof),
 }
 
 /// One apply command carried out.
@@ -234,6 +239,11 @@ impl ManualNode {
         self.fuse.0.store(effects, Ordering::Relaxed);
     }
 
+    /// It does not end so after all.
+    pub fn live_on(&self) {
+        self.fuse.0.store(u32::MAX, Ordering::Relaxed);
+    }
+
     /// Whether it has ended so.
     pub fn is_dead(&self) -> bool {
         self.fuse.0.load(Ordering::Relaxed) == 0
@@ -356,6 +366,11 @@ impl ManualNode {
     /// The connection to a peer was lost.
     pub fn unreachable(&self, peer: NodeId) {
         self.handler.unreachable(peer);
+    }
+
+    /// A peer refuses to speak with this node.
+    pub fn refused(&self, peer: NodeId, goodbye: &Goodbye) {
+        self.handler.refused(peer, goodbye, Refuser::Peer);
     }
 
     /// The newest snapshot, for a peer.
@@ -549,7 +564,11 @@ impl Peers for Recorder {
         self.list().push(Happening::Members { index, members });
     }
 
-    fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}
+    fn set_committed(&self, index: LogIndex, membership: &Arc<Membership>) {
+        let membership = Arc::clone(membership);
+        let proof = MembershipProof { index, membership };
+        self.list().push(Happening::Committed(proof));
+    }
 
     fn api_address(&self, _id: NodeId) -> Option<String> {
         None

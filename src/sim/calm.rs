@@ -39,6 +39,9 @@ impl World {
             let server = &mut self.servers[seat];
             server.disk.forgive();
             server.ambush = None;
+            if let Some(node) = &server.node {
+                node.live_on();
+            }
             if server.presence == Presence::Held {
                 server.presence = Presence::Down;
             }

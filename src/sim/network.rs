@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::peer::Hello;
+use crate::peer::{Goodbye, Hello};
 use crate::raft::message::Message;
 use crate::types::NodeId;
 
@@ -203,9 +203,10 @@ impl World {
             self.lose(from, to);
             return Ok(());
         }
-        if !self.is_welcome(from, to, &packet.hello) {
+        if let Err(goodbye) = self.greet(from, to, &packet.hello) {
             self.hit(Mark::HelloRefused);
             self.lose(from, to);
+            self.say_goodbye(from, to, &packet.hello, goodbye);
             return Ok(());
         }
         let sender = self.servers[from].id;
@@ -222,10 +223,40 @@ impl World {
 
     /// Whether both sides speak with each other. The greeting is that of the
     /// connection a message came by; it outlives the process that sent it.
-    pub fn is_welcome(&self, from: usize, to: usize, hello: &Hello) -> bool {
+    ///
+    /// # Errors
+    /// The goodbye of the receiver, if it is the one that refuses.
+    pub fn greet(&self, from: usize, to: usize, hello: &Hello) -> Result<(), Option<Goodbye>> {
         let (sender, receiver) = (&self.servers[from], &self.servers[to]);
-        let still_there = sender.incarnation == hello.incarnation;
-        receiver.book.accepts(hello) && (!still_there || sender.book.accepts(&receiver.book.hello))
+        receiver.book.judge(hello).map_err(Some)?;
+        if sender.incarnation == hello.incarnation {
+            let answer = sender.book.judge(&receiver.book.hello);
+            answer.map_err(|_| None)?;
+        }
+        Ok(())
+    }
+
+    /// The refused one hears why, and believes what is proved.
+    fn say_goodbye(&mut self, from: usize, to: usize, hello: &Hello, goodbye: Option<Goodbye>) {
+        let sender = &self.servers[from];
+        let Some(goodbye) = goodbye else {
+            return;
+        };
+        if sender.incarnation != hello.incarnation || self.network.is_cut(to, from) {
+            return;
+        }
+        let (seat, run, peer) = (from, sender.run, self.servers[to].id);
+        let at = self.now.plus(self.network.delay(to, from));
+        let goodbye = Box::new(goodbye);
+        self.agenda.add(
+            at,
+            Event::Refused {
+                seat,
+                run,
+                peer,
+                goodbye,
+            },
+        );
     }
 }
 

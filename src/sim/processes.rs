@@ -412,6 +412,10 @@ impl World {
                 self.begin_stream(seat, to);
                 Ok(())
             }
+            Happening::Committed(proof) => {
+                self.servers[seat].book.committed = Some(proof);
+                Ok(())
+            }
             Happening::Members { index, members } => {
                 let server = &mut self.servers[seat];
                 if server.book.change(index, members) {

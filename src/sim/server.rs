@@ -11,7 +11,7 @@ use crate::membership::autopilot::AutopilotConfig;
 use crate::node::manual::{ManualNode, ManualOptions};
 use crate::node::{SnapshotThresholds, node_number};
 use crate::peer::hello::{Roll, judge};
-use crate::peer::{DurableEnd, Hello, Run};
+use crate::peer::{DurableEnd, Goodbye, Hello, MembershipProof, Run};
 use crate::raft::{Config, ReadMode};
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId};
 use crate::wal::WalOptions;
@@ -85,6 +85,8 @@ pub(super) struct Book {
     /// Members, and those that left a moment ago.
     pub members: BTreeMap<NodeId, Member>,
     pub departed: BTreeSet<NodeId>,
+    /// The newest membership known to be committed.
+    pub committed: Option<MembershipProof>,
     /// Known from the join answer.
     pub learned: BTreeSet<NodeId>,
 }
@@ -193,6 +195,7 @@ impl Book {
             }),
             members: BTreeMap::new(),
             departed: BTreeSet::new(),
+            committed: None,
             learned: BTreeSet::new(),
         }
     }
@@ -227,12 +230,15 @@ impl Book {
     }
 
     /// Whether it speaks with whoever greets so.
-    pub fn accepts(&self, hello: &Hello) -> bool {
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub fn judge(&self, hello: &Hello) -> Result<(), Goodbye> {
         let roll = Roll {
             members: &self.members,
-            committed: None,
+            committed: self.committed.as_ref(),
         };
-        judge(&self.hello, roll, hello).is_ok()
+        judge(&self.hello, roll, hello)
     }
 }
 

@@ -169,7 +169,7 @@ impl World {
         if self.network.is_cut(from, to) || self.network.is_cut(to, from) {
             return failed("no connection");
         }
-        if !self.is_welcome(from, to, &sender.book.hello) {
+        if self.greet(from, to, &sender.book.hello).is_err() {
             return failed("refused");
         }
         let Some(sink) = &mut stream.sink else {

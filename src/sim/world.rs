@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::peer::Goodbye;
 use crate::types::NodeId;
 
 use super::agenda::{Agenda, Moment};
@@ -38,6 +39,13 @@ pub(super) enum Event {
     Arrive(Box<Packet>),
     /// A sender learns that a peer cannot be reached.
     Notice { seat: usize, run: u64, peer: NodeId },
+    /// A peer refuses to speak with a node, and says why.
+    Refused {
+        seat: usize,
+        run: u64,
+        peer: NodeId,
+        goodbye: Box<Goodbye>,
+    },
     /// A snapshot stream goes on.
     Stream(u64),
     /// A failed stream is reported to its sender.
@@ -166,6 +174,18 @@ impl World {
                 self.request_turn(seat);
                 Ok(())
             }
+            Event::Refused {
+                seat,
+                peer,
+                goodbye,
+                ..
+            } => {
+                if let Some(node) = &self.servers[seat].node {
+                    node.refused(peer, &goodbye);
+                }
+                self.request_turn(seat);
+                Ok(())
+            }
             Event::Stream(number) => self.stream_goes_on(number),
             Event::StreamFailed { seat, to, .. } => {
                 if let Some(node) = &self.servers[seat].node {
@@ -232,6 +252,7 @@ impl Event {
             | Self::Forget { seat, run }
             | Self::PowerFails { seat, run }
             | Self::Notice { seat, run, .. }
+            | Self::Refused { seat, run, .. }
             | Self::StreamFailed { seat, run, .. } => Some((*seat, *run)),
             _ => None,
         }

@@ -1,0 +1,70 @@
+//! Simulated clusters in `make test`: a slice of the seeds that
+//! `cargo run --release -p jepsen -- sim --seeds 0..20000` tries.
+
+use std::collections::BTreeSet;
+
+use holdfast::sim::{Act, Mark, Plan};
+use jepsen::simulation::{Campaign, judge};
+
+/// Seeds of the slice: as many as a few seconds allow without optimisation.
+const SEEDS: u64 = 100;
+
+#[test]
+fn slice_of_seeds_holds() {
+    let tally = Campaign {
+        seeds: 0..SEEDS,
+        jobs: 2,
+        failures_max: 1,
+    }
+    .run(|_| {});
+    if let Some(failed) = tally.failed.first() {
+        panic!(
+            "{}\nreplay: cargo run --release -p jepsen -- sim --seed {} --trace",
+            failed.failure.details, failed.seed
+        );
+    }
+    // The slice goes somewhere.
+    let often = [
+        Mark::WriteDone,
+        Mark::FollowerRead,
+        Mark::CrashBetweenEffects,
+        Mark::PowerCut,
+        Mark::SnapshotRestored,
+        Mark::JointEntered,
+        Mark::Replaced,
+        Mark::Converged,
+    ];
+    for mark in often {
+        assert!(tally.marks[&mark].0 > 0, "never seen: {mark}");
+    }
+}
+
+#[test]
+fn seed_gives_the_same_story_twice() {
+    for seed in [1, 5, 8] {
+        let [first, second] = [0, 1].map(|_| judge(&Plan::draw(seed), true).outcome);
+        assert!(!first.story.is_empty());
+        assert!(
+            first.story == second.story,
+            "seed {seed} is told differently"
+        );
+        assert_eq!(first.history, second.history, "seed {seed}");
+        assert_eq!(first.steps, second.steps, "seed {seed}");
+    }
+}
+
+#[test]
+fn telling_a_story_changes_nothing() {
+    let plan = Plan::draw(3);
+    let (told, silent) = (judge(&plan, true).outcome, judge(&plan, false).outcome);
+    assert_eq!(told.history, silent.history);
+    assert_eq!(told.steps, silent.steps);
+    assert_eq!(told.coverage, silent.coverage);
+}
+
+#[test]
+fn every_act_is_planned_by_some_seed() {
+    let acts = (0..200).flat_map(|seed| Plan::draw(seed).acts);
+    let planned: BTreeSet<Act> = acts.map(|planned| planned.act).collect();
+    assert_eq!(planned.len(), 19, "{planned:?}");
+}
