@@ -511,6 +511,7 @@ impl Content {
         let clean: BTreeSet<u64> = shown
             .copied()
             .filter(|index| !self.dirty.contains(index))
+            .filter(|index| self.cached.blocks.get(index) != self.durable.blocks.get(index))
             .collect();
         for index in clean {
             let durable = self.durable.block(index);

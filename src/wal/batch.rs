@@ -364,6 +364,10 @@ pub fn unreadable_entries(
     seed: u32,
     batch: &[u8],
 ) -> Option<RangeInclusive<LogIndex>> {
+    // Its record is a table, no entry.
+    if header.has(SEAL) {
+        return None;
+    }
     let mut directory = seed;
     let mut unreadable: Option<RangeInclusive<LogIndex>> = None;
     for record in Records::new(header, seed, batch) {

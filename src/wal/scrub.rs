@@ -124,7 +124,10 @@ impl Open {
             // A closed segment ends with its SEAL batch.
             return Some(self.flaw(at, "no valid batch", after.and_then(|(it, _)| before(&it))));
         };
-        self.offset = at + u64::from(header.length);
+        self.offset = match header.has(SEAL) {
+            true => end,
+            false => at + u64::from(header.length),
+        };
         if self.segment.body_at(at, &header).is_none() {
             let range = self.segment.unreadable_entries(at, &header);
             let range = range.unwrap_or(header.first_index..=header.last_index);
@@ -135,9 +138,6 @@ impl Open {
                 last_term: header.term,
             });
             return Some(self.flaw(at, "an unreadable batch", lost));
-        }
-        if header.has(SEAL) {
-            self.offset = end;
         }
         None
     }

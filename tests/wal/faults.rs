@@ -136,8 +136,11 @@ fn inject(disk: &MemoryDisk, stale: &MemoryDisk, path: &std::path::Path, block: 
             file.read_at(other * BLOCK, &mut bytes).unwrap();
         }
         Fault::Stale => {
-            let file = stale.open(path).unwrap();
-            file.read_at(block * BLOCK, &mut bytes).unwrap();
+            // That life had fewer segments, perhaps.
+            match stale.open(path) {
+                Ok(file) => file.read_at(block * BLOCK, &mut bytes).unwrap(),
+                Err(_) => bytes.fill(0xd5),
+            }
         }
     }
     disk.overwrite(path, block * BLOCK, &bytes).unwrap();
