@@ -127,7 +127,7 @@ impl Limits {
         if self.cache_bytes < cached_bytes {
             return Some("memory");
         }
-        let late = steps % CLOCK_PERIOD == 0 && self.deadline <= Instant::now();
+        let late = steps.is_multiple_of(CLOCK_PERIOD) && self.deadline <= Instant::now();
         late.then_some("time")
     }
 }

@@ -70,6 +70,7 @@ fn verdict(known: &[ClientOperation]) -> Verdict {
 const BUDGET: Budget = Budget {
     time: std::time::Duration::from_secs(3600),
     steps: 2_000_000,
+    cache_bytes: 1 << 30,
 };
 
 fn operation(known: &ClientOperation) -> Operation {
