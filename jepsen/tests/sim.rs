@@ -15,6 +15,7 @@ fn slice_of_seeds_holds() {
         seeds: 0..SEEDS,
         jobs: 2,
         failures_max: 1,
+        refines: false,
     }
     .run(|_| {});
     if let Some(failed) = tally.failed.first() {

@@ -1,7 +1,7 @@
 //! The life of processes: starting, the turns of their threads, ending.
 
-use crate::node::NodeError;
 use crate::node::manual::{Happening, ManualNode, create_directory};
+use crate::node::{IdentityError, NodeError};
 use crate::raft::{Effect, Input, Role, Status};
 use crate::types::{Membership, MembershipChange, NodeId, Term};
 use crate::wal::WalError;
@@ -140,6 +140,7 @@ impl World {
             error,
             NodeError::Log(WalError::Disk(_) | WalError::Poisoned(_))
                 | NodeError::Directory(_)
+                | NodeError::Identity(IdentityError::Disk(_))
                 | NodeError::Snapshots(crate::snapshot::SnapshotError::Disk(_))
         );
         if environment && (server.is_faulty || server.disk.is_off()) {
