@@ -331,4 +331,31 @@ mod tests {
             }
         }
     }
+
+    // Whoever renews the address of a member says nothing of its say (M16).
+    #[test]
+    fn renewed_member_stays_a_permanent_non_voter() {
+        let known = Member {
+            non_voter: true,
+            ..Member::default()
+        };
+        let mut current = Membership::default();
+        current.voters.insert(NodeId(1));
+        current.members.insert(NodeId(1), Member::default());
+        current.learners.insert(NodeId(2));
+        current.members.insert(NodeId(2), known);
+        let moved = MembershipChange::AddLearner {
+            id: NodeId(2),
+            member: Member {
+                address: "b:1".to_owned(),
+                ..Member::default()
+            },
+        };
+        let planned = plan(&current, &[moved]).expect("possible");
+        let Plan::Simple(next) = planned else {
+            panic!("{planned:?}");
+        };
+        assert!(next.members[&NodeId(2)].non_voter);
+        assert_eq!(next.members[&NodeId(2)].address, "b:1");
+    }
 }

@@ -329,6 +329,28 @@ fn open_removes_unfinished_files_and_leaves_strangers() {
     assert_eq!(names(&disk), ["notes.txt"]);
 }
 
+// Imported or restored state may carry a lower term at a higher index: what
+// was applied last is the newest (S10).
+#[test]
+fn newest_is_the_one_of_the_highest_index_whatever_its_term() {
+    let directory = open(&MemoryDisk::new());
+    let records = few_records();
+    let older = SnapshotMeta {
+        term: Term(9),
+        ..meta(10)
+    };
+    let mut writer = directory
+        .writer(CLUSTER, older, state(&records))
+        .expect("begins");
+    for record in &records {
+        writer.add(record).expect("is added");
+    }
+    writer.finish().expect("is written");
+    let newer = write(&directory, 20, &records);
+    directory.prune(1).expect("prunes");
+    assert_eq!(directory.all(), [newer]);
+}
+
 #[test]
 fn prune_keeps_the_newest() {
     let disk = MemoryDisk::new();
