@@ -28,6 +28,8 @@ mod wal;
 
 mod snapshot;
 
+mod peer;
+
 #[path = "../../../src/store/mod.rs"]
 mod store;
 

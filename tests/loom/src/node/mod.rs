@@ -15,6 +15,9 @@ mod event;
 #[path = "../../../../src/node/board.rs"]
 mod board;
 
+#[path = "../../../../src/node/belonging.rs"]
+mod belonging;
+
 #[path = "../../../../src/node/peers.rs"]
 mod peers;
 

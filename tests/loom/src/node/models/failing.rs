@@ -27,7 +27,7 @@ fn latched_once() {
     let hook = move |_: &str| {
         counter.fetch_add(1, Ordering::SeqCst);
     };
-    let failure = Arc::new(Failure::new(Arc::new(hook)));
+    let failure = Arc::new(Failure::new(Arc::new(hook), Arc::new(|_| {})));
     let reporters = ["a", "b"].map(|reason| {
         let failure = Arc::clone(&failure);
         spawn(move || failure.report(reason))
@@ -47,7 +47,7 @@ fn latched_once() {
 /// word to the core.
 fn known_when_stopped() {
     let (events, queue) = EventSender::new();
-    let failure = Arc::new(Failure::new(Arc::new(|_| {})));
+    let failure = Arc::new(Failure::new(Arc::new(|_| {}), Arc::new(|_| {})));
     let reporter = {
         let failure = Arc::clone(&failure);
         spawn(move || {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::disk::MemoryDisk;
 use crate::membership::autopilot::AutopilotConfig;
+use crate::node::belonging::OwnDirectory;
 use crate::node::board::Board;
 use crate::node::clock::Clock;
 use crate::node::event::EventSender;
@@ -20,7 +21,7 @@ use crate::node::standing::StatusBoard;
 use crate::node::threads::{Foundation, Parts, config};
 use crate::physical::Leadership;
 use crate::raft::message::Message;
-use crate::raft::{self, Recovered};
+use crate::raft::{self, ReadMode, Recovered};
 use crate::snapshot::SnapshotDirectory;
 use crate::store::{Store, View};
 use crate::sync::queue::Receiver;
@@ -51,6 +52,7 @@ impl Peers for Nobody {
     fn send(&self, _to: NodeId, _message: Message) {}
     fn stream_snapshot(&self, _to: NodeId) {}
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
+    fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}
     fn api_address(&self, _id: NodeId) -> Option<String> {
         None
     }
@@ -80,7 +82,7 @@ impl Node {
             clock: elected,
         };
         node.parts.raft.begin(Millis(0));
-        node.parts.raft.turn(None, elected.now());
+        node.parts.raft.turn(None, || elected.now());
         node.settle();
         assert!(node.foundation.leadership.borrow().is_leader);
         assert!(node.foundation.board.applied() == BEGUN);
@@ -98,11 +100,12 @@ impl Node {
                 worked = true;
             }
             while let Ok(command) = parts.apply.commands.try_recv() {
-                parts.apply.turn(command).expect("nothing is restored");
+                parts.apply.turn(command, 1).expect("nothing is restored");
                 worked = true;
             }
             while let Ok(event) = parts.raft.events.try_recv() {
-                parts.raft.turn(Some(event), self.clock.now());
+                let now = self.clock.now();
+                parts.raft.turn(Some(event), || now);
                 worked = true;
             }
             if !worked {
@@ -119,7 +122,7 @@ impl Node {
 
 fn foundation(events: EventSender) -> Foundation {
     Foundation {
-        config: config(NODE, Timings::alone(), 1),
+        config: config(NODE, Timings::alone(), 1, ReadMode::Quorum),
         thresholds: SnapshotThresholds {
             entries: u64::MAX,
             bytes: u64::MAX,
@@ -127,11 +130,17 @@ fn foundation(events: EventSender) -> Foundation {
         autopilot: AutopilotConfig::default(),
         board: Arc::new(Board::new(Store::new().view())),
         snapshots: Arc::new(Snapshots::new(SnapshotDirectory::default())),
-        failure: Arc::new(Failure::new(Arc::new(|_| {}))),
+        failure: Arc::new(Failure::new(Arc::new(|_| {}), Arc::new(|_| {}))),
         status: Arc::new(StatusBoard::new()),
         leadership: Arc::new(watch::Sender::new(Leadership::default())),
         peers: Arc::new(Nobody),
         events,
+        checkpoint_interval: u64::MAX,
+        directory: OwnDirectory {
+            incarnation: Incarnation(1),
+            durable: Arc::default(),
+            remember_removal: Arc::new(|_| Ok(())),
+        },
     }
 }
 
