@@ -277,16 +277,16 @@ fn run(plant: &Plant, number: usize, models: &Path) -> String {
         return "ALIVE".into();
     }
     let said = String::from_utf8_lossy(&output.stdout);
-    let Some((_, cost)) = said.split_once("FAILED") else {
-        return format!("ended without a verdict: {}", output.status);
-    };
-    let interleavings = cost.split('·').nth(1).unwrap_or_default().trim();
     let complaint = String::from_utf8_lossy(&output.stderr);
     let complaint = complaint.lines().filter(|line| !line.is_empty()).nth(1);
-    format!(
-        "killed after {interleavings}: {}",
-        complaint.unwrap_or_default()
-    )
+    let complaint = complaint.unwrap_or_default();
+    // loom ends the process when a panic unwinds through its primitives.
+    let cost = said.split_once("FAILED").map_or("", |(_, cost)| cost);
+    let interleavings = cost.split('·').nth(1).unwrap_or("an abort").trim();
+    match output.status.code() {
+        Some(1) | None => format!("killed after {interleavings}: {complaint}"),
+        Some(code) => format!("ended with {code}: {complaint}"),
+    }
 }
 
 fn copy_sources(root: &Path, copy: &Path) -> io::Result<()> {

@@ -119,7 +119,10 @@ fn proposals_hold_permits() {
         Err(error) => Err(error),
     });
     let own = events.propose(&put("b"));
-    let answered = std::iter::from_fn(|| queue.try_recv().ok())
+    let queued: Vec<Event> = std::iter::from_fn(|| queue.try_recv().ok()).collect();
+    assert!(queued.len() <= 1, "two in flight");
+    let answered = queued
+        .into_iter()
         .filter_map(|event| match event {
             Event::Propose(proposal) => Some(proposal.reply),
             _ => None,

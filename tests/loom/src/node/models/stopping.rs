@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::sync::oneshot::{Receiver, RecvError};
 use crate::sync::thread::{JoinHandle, spawn};
 use crate::types::Outcome;
+use crate::wal::WalReader;
 
 pub const MODELS: &[Model] = &[
     Model {
@@ -126,12 +127,13 @@ impl Running {
 fn node_sealed() {
     let node = Node::leading();
     let events = node.foundation.events.clone();
+    let log = node.parts.raft.ports.log.clone();
     let threads = Running::start(node.parts, node.clock);
     let write = events.propose(&put("a")).expect("it runs");
     let read = events.read().expect("it runs");
     events.send(Event::Stop);
     let store = threads.join();
-    check_write(write, &store);
+    check_write(write, &store, &log);
     match read.blocking_recv() {
         Ok(Ok(view)) => assert!(BEGUN <= view.applied_index()),
         Ok(Err(PhysicalError::NotRunning)) | Err(RecvError) => {}
@@ -144,19 +146,28 @@ fn node_fails() {
     let node = Node::leading();
     node.break_disk();
     let events = node.foundation.events.clone();
+    let log = node.parts.raft.ports.log.clone();
     let threads = Running::start(node.parts, node.clock);
     let write = events.propose(&put("a")).expect("it runs");
     // Nobody says stop: the failure alone ends every thread.
     let store = threads.join();
     assert!(node.foundation.failure.error().is_some());
-    check_write(write, &store);
+    check_write(write, &store, &log);
 }
 
-fn check_write(answer: Receiver<Result<Outcome, PhysicalError>>, store: &Store) {
+/// What is in the log is applied after a restart, if not before.
+fn check_write(
+    answer: Receiver<Result<Outcome, PhysicalError>>,
+    store: &Store,
+    log: &WalReader,
+) {
     let is_there = store.view().value("a").is_some();
+    let is_logged = log.entries(BEGUN.next(), BEGUN.next(), usize::MAX).is_ok();
     match answer.blocking_recv() {
         Ok(Ok(Outcome::Applied)) => assert!(is_there),
-        Ok(Err(PhysicalError::NotRunning | PhysicalError::Failed { .. })) => assert!(!is_there),
+        Ok(Err(PhysicalError::NotRunning | PhysicalError::Failed { .. })) => {
+            assert!(!is_there && !is_logged);
+        }
         Ok(Err(PhysicalError::OutcomeUnknown { .. })) | Err(RecvError) => {}
         other => panic!("{other:?}"),
     }
