@@ -227,7 +227,7 @@ impl Inner {
     ) -> Foundation {
         Foundation {
             config: config(
-                self.identity.id,
+                (self.identity.id, self.identity.incarnation),
                 timings,
                 self.options.trailing_entries,
                 self.options.read_mode,

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::queue::{self, Receiver};
 use crate::sync::thread::{Builder, JoinHandle};
-use crate::types::{LogIndex, Millis, NodeId};
+use crate::types::{Incarnation, LogIndex, Millis, NodeId};
 
 use super::apply_thread::{ApplyState, ApplyThread};
 use super::belonging::{Belonging, OwnDirectory};
@@ -271,13 +271,14 @@ const DISK_STALL_FACTOR: u64 = 2;
 
 /// What the core is told of a node's options.
 pub(super) fn config(
-    id: NodeId,
+    (id, incarnation): (NodeId, Incarnation),
     timings: Timings,
     trailing_entries: u64,
     read_mode: ReadMode,
 ) -> Config {
     Config {
         id,
+        incarnation,
         election_timeout_min: timings.election_min,
         election_timeout_max: timings.election_max,
         heartbeat_interval: timings.heartbeat,

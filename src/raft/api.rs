@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::raft::message::Message;
 use crate::raft::refusal::Rejection;
 use crate::types::{
-    Checkpoint, Entry, EntryPayload, HardState, LogIndex, LogWrite, Mark, Membership,
+    Checkpoint, Entry, EntryPayload, HardState, Incarnation, LogIndex, LogWrite, Mark, Membership,
     MembershipChange, Millis, NodeId, SnapshotMeta, Term,
 };
 
@@ -15,6 +15,9 @@ use crate::types::{
 pub struct Config {
     /// Who this node is.
     pub id: NodeId,
+    /// The life of its data directory. A membership that names another one
+    /// speaks of a directory that is gone, and gives this one no vote.
+    pub incarnation: Incarnation,
     /// Shortest election timeout; each wait is drawn from `min..max`.
     pub election_timeout_min: Millis,
     /// Longest election timeout (exclusive).

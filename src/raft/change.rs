@@ -39,6 +39,13 @@ pub(super) fn plan(
     if target.voters.is_empty() {
         return Err(ChangeError::NoVoterLeft);
     }
+    // A quorum of the old lives and one of the new need not share a directory.
+    let reborn_in = |one: &Membership, id: &NodeId| one.members.get(id).map(|m| m.incarnation);
+    let stays = current.voters.intersection(&target.voters);
+    let mut swapped = stays.filter(|id| reborn_in(current, id) != reborn_in(&target, id));
+    if let Some(id) = swapped.next() {
+        return Err(ChangeError::RebornVoter(*id));
+    }
     let differing = current.voters.symmetric_difference(&target.voters).count();
     if differing <= 1 {
         return Ok(Plan::Simple(target));
@@ -246,6 +253,19 @@ mod tests {
         };
         assert_eq!(format!("{next:?}"), "voters{n1, n2} learners{n3}");
         assert!(plan(&three(), &[replace, MembershipChange::Remove(NodeId(2))]).is_err());
+    }
+
+    #[test]
+    fn voter_is_not_swapped_for_another_life_in_one_step() {
+        let swap = [
+            MembershipChange::AddLearner {
+                id: NodeId(3),
+                member: member(2),
+            },
+            MembershipChange::Promote(NodeId(3)),
+        ];
+        let refused = Err(ChangeError::RebornVoter(NodeId(3)));
+        assert_eq!(plan(&three(), &swap), refused);
     }
 
     #[test]

@@ -25,7 +25,8 @@ impl Raft {
     /// Whether this node has a vote in a membership that may still count. A
     /// learner never campaigns (E12), nor does a node that knows no membership.
     pub(super) fn may_campaign(&self) -> bool {
-        self.memberships.may_campaign(self.config.id)
+        self.memberships
+            .may_campaign(self.config.id, self.config.incarnation)
             && self.term.0 < NUMBER_MAX
             && self.shown_out <= self.log.commit()
             && self.digests.diverged.is_none()

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::types::{Entry, EntryPayload, LogIndex, Membership, NodeId};
+use crate::types::{Entry, EntryPayload, Incarnation, LogIndex, Membership, NodeId};
 
 /// A membership and the position that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,13 +72,16 @@ impl Memberships {
         self.placed.drain(..committed.unwrap_or(0));
     }
 
-    /// Whether `id` votes in the committed membership or any later one. The
+    /// Whether `id`, in this life, votes in the committed membership or any
+    /// later one: a newcomer that replays the log reads of its name's former
+    /// lives, and must not take their votes for its own (M14). The
     /// active one alone will not do: an uncommitted membership may have taken
     /// the vote of the only node whose log can win (catalogue E20).
-    pub(super) fn may_campaign(&self, id: NodeId) -> bool {
-        self.placed
-            .iter()
-            .any(|placed| placed.membership.is_voter(id))
+    pub(super) fn may_campaign(&self, id: NodeId, life: Incarnation) -> bool {
+        self.placed.iter().any(|placed| {
+            let member = placed.membership.members.get(&id);
+            placed.membership.is_voter(id) && member.is_some_and(|one| one.incarnation == life)
+        })
     }
 
     /// Whether any membership still in question names `id`.
@@ -117,13 +120,13 @@ mod tests {
         memberships.commit(LogIndex(6));
         assert_eq!(memberships.committed().index, LogIndex(5));
         assert!(
-            memberships.may_campaign(NodeId(1)),
+            memberships.may_campaign(NodeId(1), Incarnation(0)),
             "the committed one still names it"
         );
         memberships.truncate(LogIndex(7));
         assert_eq!(memberships.active().index, LogIndex(5));
         memberships.append(&[entry(7, &[2])]);
         memberships.commit(LogIndex(7));
-        assert!(!memberships.may_campaign(NodeId(1)));
+        assert!(!memberships.may_campaign(NodeId(1), Incarnation(0)));
     }
 }

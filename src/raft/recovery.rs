@@ -219,6 +219,7 @@ mod tests {
     fn config() -> Config {
         Config {
             id: NodeId(1),
+            incarnation: crate::types::Incarnation(0),
             election_timeout_min: Millis(100),
             election_timeout_max: Millis(200),
             heartbeat_interval: Millis(20),

@@ -144,7 +144,7 @@ impl Server {
             disk,
             directory: PathBuf::from("/data"),
             name: self.name.clone(),
-            config: config(self.id, settings, salt),
+            config: config(self.life(), settings, salt),
             thresholds: SnapshotThresholds {
                 entries: settings.snapshot_entries,
                 bytes: 1 << 20,
@@ -242,9 +242,10 @@ impl Book {
     }
 }
 
-fn config(id: NodeId, settings: &NodeSettings, seed: u64) -> Config {
+fn config(life: Life, settings: &NodeSettings, seed: u64) -> Config {
     Config {
-        id,
+        id: life.node,
+        incarnation: life.incarnation,
         election_timeout_min: ELECTION_MIN,
         election_timeout_max: ELECTION_MAX,
         heartbeat_interval: HEARTBEAT,

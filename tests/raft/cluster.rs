@@ -152,7 +152,13 @@ impl Cluster {
         let seed = config
             .seed
             .wrapping_add(node.restarts * 7919 + node.life * 104_729);
-        let config = Config { id, seed, ..config };
+        let incarnation = Incarnation(node.life);
+        let config = Config {
+            id,
+            incarnation,
+            seed,
+            ..config
+        };
         let newest = node.snapshots.last().cloned();
         node.store = newest.unwrap_or_default();
         node.written = node.disk.clone();

@@ -44,6 +44,7 @@ impl Story {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_97F4_A7C1));
         let config = Config {
             id: NodeId(0),
+            incarnation: holdfast::types::Incarnation(0),
             election_timeout_min: Millis(100),
             election_timeout_max: Millis(130),
             heartbeat_interval: Millis(10),

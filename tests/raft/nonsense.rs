@@ -148,6 +148,7 @@ fn listen(seed: u64) {
     let mut dice = Dice(seed);
     let config = Config {
         id: NodeId(1),
+        incarnation: holdfast::types::Incarnation(1),
         election_timeout_min: Millis(100),
         election_timeout_max: Millis(200),
         heartbeat_interval: Millis(20),

@@ -70,6 +70,7 @@ impl Walk {
         let has_leases = dice.percent(50);
         let config = Config {
             id: NodeId(0),
+            incarnation: holdfast::types::Incarnation(0),
             election_timeout_min: Millis(100),
             election_timeout_max: Millis(200),
             heartbeat_interval: Millis(20),

@@ -378,6 +378,7 @@ impl Script {
 fn new_cluster(words: &Words<'_>) -> Cluster {
     let config = Config {
         id: NodeId(0),
+        incarnation: holdfast::types::Incarnation(0),
         election_timeout_min: Millis(1000),
         election_timeout_max: Millis(2000),
         heartbeat_interval: Millis(100),

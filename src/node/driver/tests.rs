@@ -99,6 +99,7 @@ impl Trio {
         let nodes = IDS.map(|id| {
             let config = Config {
                 id,
+                incarnation: crate::types::Incarnation(0),
                 election_timeout_min: Millis(500),
                 election_timeout_max: Millis(1000),
                 heartbeat_interval: Millis(100),

@@ -215,6 +215,7 @@ fn config(id: NodeId, life: u64, bounds: &Bounds) -> Config {
     let seed = (if bounds.reads == 0 { 1 } else { life + 1 }) ^ id.0;
     Config {
         id,
+        incarnation: crate::types::Incarnation(0),
         election_timeout_min: ELECTION_TIMEOUT,
         election_timeout_max: Millis(ELECTION_TIMEOUT.0 + 1),
         heartbeat_interval: HEARTBEAT,
