@@ -30,7 +30,12 @@ pub(super) fn check(raft: &Raft, before: &Before) {
     terms_and_votes_stay(raft, before);
     positions_are_ordered(raft);
     commit_stays(raft, before);
+    leader_counts_only_its_own_term(raft, before);
     leader_only_appends(raft, before);
+    candidate_votes_for_itself(raft);
+    held_writes_wait_for_a_transfer(raft);
+    diverged_node_leads_nobody(raft);
+    lease_needs_a_settled_leader(raft);
     peers_match_below_next(raft);
     written_state_is_current(raft);
     memberships_lie_in_the_log(raft);
@@ -78,6 +83,57 @@ fn commit_stays(raft: &Raft, before: &Before) {
         before.commit <= raft.log.commit(),
         "the commit index went back"
     );
+}
+
+/// Thesis figure 3.7.
+fn leader_counts_only_its_own_term(raft: &Raft, before: &Before) {
+    let leads_on = before.leads && matches!(raft.state, State::Leader(_));
+    let commit = raft.log.commit();
+    if leads_on && before.term == raft.term && before.commit < commit {
+        assert_eq!(
+            raft.log.term_at(commit),
+            Some(raft.term),
+            "a leader counted an entry of another term"
+        );
+    }
+}
+
+fn candidate_votes_for_itself(raft: &Raft) {
+    if matches!(raft.state, State::Candidate(_) | State::Leader(_)) {
+        assert_eq!(
+            raft.vote,
+            Some(raft.config.id),
+            "campaigns or leads without its own vote"
+        );
+    }
+}
+
+fn held_writes_wait_for_a_transfer(raft: &Raft) {
+    if let State::Leader(lead) = &raft.state {
+        assert!(
+            raft.held.count() == 0 || lead.transfer.is_some(),
+            "a leader holds writes for no reason"
+        );
+    }
+}
+
+fn diverged_node_leads_nobody(raft: &Raft) {
+    assert!(
+        raft.digests.diverged.is_none() || matches!(raft.state, State::Follower),
+        "leads, or wants to, with a wrong state"
+    );
+}
+
+/// What the argument of `lease` rests on, said again where it is checked.
+fn lease_needs_a_settled_leader(raft: &Raft) {
+    if raft.lease_until().is_none() {
+        return;
+    }
+    let State::Leader(lead) = &raft.state else {
+        panic!("a lease without leadership");
+    };
+    assert!(lead.transfer.is_none(), "a lease during a transfer");
+    assert!(raft.is_settled(), "a lease before all was committed");
 }
 
 fn leader_only_appends(raft: &Raft, before: &Before) {

@@ -244,3 +244,62 @@ fn follow(prev_index: LogIndex, prev_term: Term, entries: &[Entry], term: Term) 
     }
     prev_term <= term
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(message: &Message) -> String {
+        hex::encode(crate::codec::encode(message))
+    }
+
+    /// Members of different builds speak with each other: a change here is a
+    /// change of the protocol.
+    #[test]
+    fn heartbeats_keep_their_bytes() {
+        let state = Checkpoint {
+            index: LogIndex(4),
+            digest: 5,
+        };
+        let beat = Message::Heartbeat {
+            term: Term(1),
+            commit_index: LogIndex(2),
+            read_context: 3,
+            agreed: Some(state),
+        };
+        let words = |numbers: &[u64]| {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+            hex::encode(bytes)
+        };
+        let expected = format!("04000000{}01{}", words(&[1, 2, 3]), words(&[4, 5, 0]));
+        assert_eq!(hex(&beat), expected);
+        let answer = Message::HeartbeatResponse {
+            term: Term(1),
+            read_context: 2,
+            patience: Millis(3),
+            checkpoints: vec![state],
+        };
+        let expected = format!("05000000{}", words(&[1, 2, 3, 1, 4, 5, 0]));
+        assert_eq!(hex(&answer), expected);
+    }
+
+    #[test]
+    fn too_many_or_unsorted_checkpoints_are_implausible() {
+        let answer = |indexes: &[u64]| Message::HeartbeatResponse {
+            term: Term(1),
+            read_context: 0,
+            patience: Millis(0),
+            checkpoints: indexes
+                .iter()
+                .map(|index| Checkpoint {
+                    index: LogIndex(*index),
+                    digest: 0,
+                })
+                .collect(),
+        };
+        assert!(answer(&[1, 2, 3, 4, 5, 6, 7, 8]).is_plausible());
+        assert!(!answer(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).is_plausible());
+        assert!(!answer(&[2, 1]).is_plausible());
+        assert!(!answer(&[u64::MAX]).is_plausible());
+    }
+}

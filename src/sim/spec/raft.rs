@@ -440,6 +440,9 @@ impl Server {
         let held = match said.what {
             What::Vote => *vote == Some(to),
             What::Campaign(last) => *vote == Some(self.id.node) && is_complete(last, log.last()),
+            // Acknowledged again after memory forgot it: committed then, and
+            // so the same everywhere; it is enough that the disk goes as far.
+            What::Ack(index) if entry == Term(0) => index <= log.last().0,
             What::Ack(index) => log.has((index, entry)),
             _ => true,
         };
