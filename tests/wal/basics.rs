@@ -40,6 +40,18 @@ fn log_when_reopened_holds_what_was_appended() {
     check(&disk, &model);
 }
 
+// What was cut must not come back at a restart, though nothing replaced it (W5).
+#[test]
+fn truncation_alone_is_durable() {
+    let disk = MemoryDisk::new();
+    let mut model = Model::default();
+    let mut wal = create(&disk, options(8)).unwrap();
+    append(model.append(1, &[10; 4]), &mut wal, &mut model);
+    append(model.replace(3, 2, &[]), &mut wal, &mut model);
+    drop(wal);
+    check(&disk, &model);
+}
+
 #[test]
 fn appended_group_is_one_durable_write() {
     let disk = MemoryDisk::new();
