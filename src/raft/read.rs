@@ -344,7 +344,7 @@ mod tests {
         });
         let config = Config {
             id: ids[0],
-            incarnation: crate::types::Incarnation(0),
+            incarnation: Incarnation(1),
             election_timeout_min: Millis(500),
             election_timeout_max: Millis(1000),
             heartbeat_interval: Millis(100),

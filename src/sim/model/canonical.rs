@@ -64,7 +64,7 @@ impl Origin {
         match self.now.0.checked_sub(time) {
             Some(0) => 0,
             Some(age) => 1 + halves(age),
-            None if time == u64::MAX => 3 * FAR,
+            None if time == u64::MAX => 4 * FAR,
             None => 2 * FAR + halves(time - self.now.0),
         }
     }

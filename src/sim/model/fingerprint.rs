@@ -59,7 +59,8 @@ fn orders_of(ids: &[u64]) -> Vec<Vec<u64>> {
 /// Folds a number into a hash; order matters.
 pub(super) fn mix(hash: Hash, number: u64) -> Hash {
     let (low, high) = (hash as u64, (hash >> 64) as u64);
-    let low = fold(low ^ number, 0x9E37_79B9_7F4A_7C15 ^ high);
+    // Small numbers must not undo each other: kinds are small numbers, too.
+    let low = fold(low.rotate_left(29) ^ number, 0x9E37_79B9_7F4A_7C15 ^ high);
     let high = fold(high ^ number.rotate_left(32), 0xC2B2_AE3D_27D4_EB4F ^ low);
     Hash::from(low) | (Hash::from(high) << 64)
 }
