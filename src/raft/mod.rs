@@ -65,6 +65,9 @@ mod rng;
 mod snapshot;
 mod transfer;
 
+#[cfg(test)]
+mod properties;
+
 use std::collections::BTreeMap;
 
 pub use api::*;
