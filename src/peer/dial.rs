@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use super::frame::FrameError;
 use super::hello::{self, Goodbye, GreetingError, Hello, Printable};
 use super::shared::Shared;
 use super::tls::Service;
@@ -183,7 +185,7 @@ impl Shared {
         hello::send_hello(stream, &self.own_hello()).await?;
         let theirs = hello::receive_hello(stream).await?;
         let verdict = if theirs.node == peer {
-            self.meet(before, &theirs).await
+            self.meet_while_there(stream, before, &theirs).await?
         } else {
             Err(Goodbye::WrongNode { found: theirs.node })
         };
@@ -199,7 +201,7 @@ impl Shared {
         before: &Picture,
     ) -> Result<Hello, GreetingError> {
         let theirs = hello::receive_hello(stream).await?;
-        let verdict = match self.meet(before, &theirs).await {
+        let verdict = match self.meet_while_there(stream, before, &theirs).await? {
             Ok(()) => self.handler.accept(&theirs, service),
             refused => refused,
         };
@@ -209,6 +211,27 @@ impl Shared {
         let theirs = self.settle(stream, theirs, verdict).await?;
         hello::send_hello(stream, &self.own_hello()).await?;
         Ok(theirs)
+    }
+
+    /// Judges the other, which says nothing meanwhile. Should it go away before
+    /// the verdict, it was never met: a copy that another peer has refused must
+    /// not take the place of its original here.
+    async fn meet_while_there(
+        &self,
+        stream: &mut PeerStream,
+        before: &Picture,
+        theirs: &Hello,
+    ) -> Result<Result<(), Goodbye>, GreetingError> {
+        let mut byte = [0];
+        tokio::select! {
+            // Only a verdict that takes its time is interrupted.
+            biased;
+            verdict = self.meet(before, theirs) => Ok(verdict),
+            read = stream.read(&mut byte) => Err(GreetingError::Frame(match read {
+                Ok(_) => FrameError::Closed,
+                Err(error) => FrameError::Io(error),
+            })),
+        }
     }
 
     async fn settle(

@@ -145,7 +145,7 @@ pub enum Goodbye {
     #[error(
         "the data directory of {name:?} (incarnation {:016x}) is in use twice: {refused} is \
          refused, {other} {}; stop the copy, empty its directory and let it join under \
-         a node_id of its own",
+         a node_id of its own; if this is the original, start it again then",
         incarnation.0,
         if *answers { "still answers" } else { "came after it, or beside it" }
     )]

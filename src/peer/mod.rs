@@ -40,7 +40,8 @@ pub use snapshot::{
 pub use snapshot_send::SnapshotSendError;
 pub use tls::{PeerTls, Service, TlsError, generate_keyring};
 pub use transport::{
-    Handler, OwnDurableEnd, PeerState, Timing, Transport, TransportError, TransportOptions,
+    Handler, OwnDurableEnd, PeerState, SnapshotProgress, Timing, Transport, TransportError,
+    TransportOptions,
 };
 pub use witness::{Seen, Witness};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::transport::{PeerState, TransportOptions};
+use super::transport::{PeerState, SnapshotProgress, TransportOptions};
 use crate::raft::message::Message;
 use crate::types::NodeId;
 
@@ -39,6 +39,7 @@ pub(super) struct CallStatus {
     pub(super) connected: bool,
     pub(super) round_trip: Option<Duration>,
     pub(super) last_error: Option<String>,
+    pub(super) snapshot: Option<SnapshotProgress>,
 }
 
 impl Peer {
@@ -89,6 +90,7 @@ impl Peer {
             connected: status.connected,
             round_trip: status.round_trip,
             last_error: status.last_error,
+            snapshot: status.snapshot,
             messages_sent: self.counts.sent.load(Ordering::Relaxed),
             messages_dropped: self.counts.dropped.load(Ordering::Relaxed),
             queued_bytes: self.queued_bytes.load(Ordering::Relaxed),

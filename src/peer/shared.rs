@@ -16,7 +16,7 @@ use super::lines::{Line, Lines};
 use super::outgoing;
 use super::queue::Peer;
 use super::tls::PeerTls;
-use super::transport::{Handler, TransportOptions};
+use super::transport::{Handler, SnapshotProgress, TransportOptions};
 use super::witness::{Meeting, Picture, copied};
 use crate::types::{LogIndex, Member, NodeId};
 
@@ -207,6 +207,13 @@ impl Shared {
             older.line.cut.cancel();
         }
         line
+    }
+
+    /// Shows how far a snapshot to a peer has come; `None` when it has ended.
+    pub(super) fn note_snapshot(&self, peer: NodeId, progress: Option<SnapshotProgress>) {
+        if let Some(peer) = self.peers.load().get(&peer) {
+            peer.status().snapshot = progress;
+        }
     }
 
     /// Ends every connection; new ones may be made.

@@ -17,6 +17,7 @@ use super::snapshot::{
     encode_chunk,
 };
 use super::tls::Service;
+use super::transport::SnapshotProgress;
 use crate::codec;
 use crate::types::NodeId;
 
@@ -108,13 +109,23 @@ pub(super) async fn send(
     peer: NodeId,
     source: Arc<dyn SnapshotSource>,
 ) -> Result<(), SnapshotSendError> {
+    let outcome = send_resuming(shared, peer, &source).await;
+    shared.note_snapshot(peer, None);
+    outcome
+}
+
+async fn send_resuming(
+    shared: &Shared,
+    peer: NodeId,
+    source: &Arc<dyn SnapshotSource>,
+) -> Result<(), SnapshotSendError> {
     let timing = &shared.options.timing;
     let mut backoff = Backoff::new(timing.backoff_min, timing.backoff_max);
     let mut furthest = 0;
     let mut fruitless = 0;
     loop {
         let mut reached = 0;
-        let error = match attempt(shared, peer, &source, &mut reached).await {
+        let error = match attempt(shared, peer, source, &mut reached).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -173,7 +184,12 @@ async fn attempt(
     outgoing.sent = wanted;
     let chunks = read_ahead(shared, source, &offer, wanted);
     let rate = shared.options.snapshot_bytes_per_second;
-    let staged = incoming.staged(reached);
+    let note = |held| {
+        let bytes = offer.bytes;
+        shared.note_snapshot(peer, Some(SnapshotProgress { held, bytes }));
+    };
+    note(wanted);
+    let staged = incoming.staged(reached, note);
     tokio::pin!(staged);
     let cut = tokio::select! {
         outcome = &mut staged => return outcome,
@@ -291,12 +307,19 @@ impl Incoming {
     }
 
     /// Follows the peer's progress until it has staged the snapshot.
-    async fn staged(&mut self, reached: &mut u64) -> Result<(), SnapshotSendError> {
+    async fn staged(
+        &mut self,
+        reached: &mut u64,
+        note: impl Fn(u64),
+    ) -> Result<(), SnapshotSendError> {
         loop {
             let frame = self.read(*reached).await?;
             match (frame.kind, decode_offset(&frame.payload)) {
                 (FrameKind::SnapshotStaged, _) => return Ok(()),
-                (FrameKind::SnapshotProgress, Some(offset)) => *reached = (*reached).max(offset),
+                (FrameKind::SnapshotProgress, Some(offset)) => {
+                    *reached = (*reached).max(offset);
+                    note(*reached);
+                }
                 _ => return Err(self.protocol(&frame)),
             }
         }

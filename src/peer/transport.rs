@@ -182,6 +182,17 @@ pub struct PeerState {
     pub messages_dropped: u64,
     /// Bytes waiting now, approximately.
     pub queued_bytes: usize,
+    /// How far the snapshot that is being sent to it has come.
+    pub snapshot: Option<SnapshotProgress>,
+}
+
+/// How far a snapshot on its way has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// Bytes that the receiver says it holds.
+    pub held: u64,
+    /// Length of the snapshot.
+    pub bytes: u64,
 }
 
 /// A transport that could not be started.

@@ -170,17 +170,24 @@ proptest! {
     #[test]
     fn progress_never_believes_more_than_the_follower_holds(
         leader in proptest::collection::vec(0u64..2, 1..12),
-        follower in proptest::collection::vec(0u64..3, 0..12),
+        shared in 0usize..12,
+        own in proptest::collection::vec(0u64..2, 0..12),
         steps in steps(5),
     ) {
+        // Equal terms at equal positions mean equal logs before them: the
+        // leader's terms are odd here, and what only the follower has is even.
         let ascending = |increments: Vec<u64>, first: u64| -> Vec<u64> {
             let terms = increments.into_iter().scan(first, |term, more| {
-                *term += more;
+                *term += 2 * more;
                 Some(*term)
             });
             terms.collect()
         };
-        let mut pair = Pair::new(ascending(leader, 1), ascending(follower, 1));
+        let leader = ascending(leader, 1);
+        let mut follower = leader[..shared.min(leader.len())].to_vec();
+        let after = follower.last().map_or(2, |term| term + 1);
+        follower.extend(ascending(own, after));
+        let mut pair = Pair::new(leader, follower);
         for (kind, choice, more, _) in steps {
             let (known, installed) = (pair.progress.match_index, pair.progress.match_index.0);
             match kind {

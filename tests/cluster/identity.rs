@@ -64,11 +64,7 @@ async fn copy_of_a_running_node_stops_and_the_original_goes_on() {
     cluster.write("a", "1").await;
     let (twin, words) = add_twin(&mut cluster, original, home);
     cluster.restart(twin).await;
-    refused(
-        &words,
-        &["in use twice", "still answers", "let it join under"],
-    )
-    .await;
+    refused(&words, &["in use twice", "start 2", "let it join under"]).await;
     let stopped = put(cluster.members[twin].node(), "b", "1").await;
     assert!(matches!(stopped, Err(PhysicalError::Failed { .. })));
     let node = cluster.members[original].node();

@@ -24,6 +24,8 @@ pub struct IdentitiesArguments {
 }
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Longer than members speak with one that has left.
+const FAREWELL: Duration = Duration::from_secs(6);
 /// The documented exit code of a process that peers refuse.
 const EXIT_IDENTITY_REFUSED: i32 = 4;
 
@@ -114,6 +116,14 @@ async fn copied_while_the_original_runs(
     cluster.node_mut(victim).check_alive()?;
     cluster.await_caught_up().await?;
     findings.check("the original goes on", true);
+    // It was copied before the original was started: both were start 2. The next
+    // start of the copy is the higher one, and the original still answers.
+    let code = run_until_it_ends(&mut copy, cluster.shares()).await?;
+    findings.check(
+        "a restarted copy stops as well",
+        code == Some(EXIT_IDENTITY_REFUSED),
+    );
+    cluster.node_mut(victim).check_alive()?;
     let leader = cluster.leader().await?;
     findings.check_line(
         "the leader logs it",
@@ -130,10 +140,10 @@ async fn restored_from_a_backup(
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
     println!("a directory is restored from a backup");
-    cluster.node_mut(victim).kill();
-    let mut backup = copy_of(cluster, victim, "backup")?;
-    cluster.restart(victim).await?;
     cluster.await_caught_up().await?;
+    // Of a running node, as an image of its disk: it was started as often as
+    // the original, and only what it lost tells that it is old.
+    let mut backup = copy_of(cluster, victim, "backup")?;
     for number in 0..20 {
         let leader = cluster.leader().await?;
         write(cluster, leader, &format!("after the backup {number}")).await?;
@@ -154,7 +164,8 @@ async fn restored_from_a_backup(
             "join again",
         ],
     );
-    cluster.restart(victim).await?;
+    let starts = start_until_welcome(cluster, victim).await?;
+    println!("      starts of the original until all peers took it: {starts}");
     cluster.await_caught_up().await?;
     findings.check("the directory with everything in it is welcome", true);
     Ok(())
@@ -227,6 +238,8 @@ async fn removed_while_away(
     let name = cluster.node(victim).name().to_owned();
     let leader_address = cluster.node(leader).address();
     api::remove_peer(leader_address, cluster.token(), &name).await?;
+    // For a while its leader still tells it; afterwards only the refusal does.
+    tokio::time::sleep(FAREWELL).await;
     start_removed(cluster, victim, findings).await?;
     let log = cluster.node(victim).log();
     findings.check_line(
@@ -326,7 +339,32 @@ async fn run_until_it_ends(node: &mut Process, shares: &[String]) -> anyhow::Res
         .with_context(|| format!("its log ends:\n{}", node.log_tail(15)))
 }
 
-/// A process of the same name on a copy of a (stopped) node's directory.
+/// Starts the original after its copy has ended: a peer that took the copy's
+/// start for the newest refuses the original's, which has the same number, and
+/// says that starting it again helps.
+async fn start_until_welcome(cluster: &mut Cluster, victim: usize) -> anyhow::Result<u32> {
+    /// Within this time a process that is refused has ended.
+    const SETTLED: Duration = Duration::from_secs(4);
+    let shares = cluster.shares().to_vec();
+    for starts in 1..=2 {
+        let node = cluster.node_mut(victim);
+        start_listening(node).await?;
+        // The answer may never come: the process may end before.
+        let _ = api::unseal(node.address(), &shares).await;
+        match node.await_exit(SETTLED).await {
+            Ok(Some(EXIT_IDENTITY_REFUSED)) if node.log().contains("start it again then") => {}
+            Ok(code) => bail!(
+                "{} ended with {code:?}:\n{}",
+                node.name(),
+                node.log_tail(10)
+            ),
+            Err(_) => return Ok(starts),
+        }
+    }
+    bail!("the original is refused however often it is started")
+}
+
+/// A process of the same name on a copy of a node's directory.
 fn copy_of(cluster: &Cluster, original: usize, folder: &str) -> anyhow::Result<Process> {
     let node = cluster.node(original);
     let parent = cluster.directory().join(folder);

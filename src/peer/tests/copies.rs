@@ -120,6 +120,29 @@ async fn silent_process_gives_way_to_its_successor() {
     assert!(cut.is_ok(), "the frozen process's connection is ended");
 }
 
+// A copy was refused by the leader and ended, while a follower still waited
+// whether the original answers; then the original was restarted, and the
+// follower took it for the copy's copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_that_goes_away_before_the_verdict_takes_nobodys_place() {
+    let keyring = keyring();
+    let one = Setup::new(&keyring).start(1);
+    let two = second(&keyring, 5, end(0, 0));
+    join(1, &[&one, &two]);
+    two.connected(one.id()).await;
+    let mut setup = Setup::new(&keyring);
+    setup.run = Run { number: 6, id: 9 };
+    let copy = setup.start(2);
+    call(&copy, &one);
+    sleep(Duration::from_millis(100)).await;
+    copy.transport.shutdown().await;
+    two.transport.shutdown().await;
+    sleep(Duration::from_secs(1)).await;
+    let two = second(&keyring, 6, end(0, 0));
+    call(&two, &one);
+    two.connected(one.id()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn directory_older_than_its_answers_is_refused_by_caller_and_called() {
     let keyring = keyring();

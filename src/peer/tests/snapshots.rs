@@ -3,6 +3,8 @@
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
 use super::*;
 use crate::types::SnapshotMeta;
 
@@ -123,6 +125,30 @@ async fn send(from: &Node, source: &Arc<Memory>) -> Result<(), SnapshotSendError
         .expect("within thirty seconds")
 }
 
+/// An address that leads to `target`, and whose connections all end whenever
+/// `hung_up` changes.
+async fn relay(target: std::net::SocketAddr, hung_up: watch::Receiver<u32>) -> String {
+    let relay = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("binds");
+    let address = relay.local_addr().expect("address").to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = relay.accept().await.expect("accepts");
+            let mut hung_up = hung_up.clone();
+            hung_up.mark_unchanged();
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(target).await.expect("dials");
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = hung_up.changed() => {}
+                }
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshot_arrives_whole() {
     let keyring = keyring();
@@ -146,7 +172,7 @@ async fn stream_cut_in_the_middle_resumes_where_it_was() {
     let one = Setup::new(&keyring).start(1);
     let held = Shared::<Held>::default();
     // The cut: the receiving transport's address is a relay that hangs up.
-    let (hang_up, hung_up) = tokio::sync::watch::channel(0_u32);
+    let (hang_up, hung_up) = watch::channel(0_u32);
     let hang_up = Arc::new(hang_up);
     let mut setup = Setup::new(&keyring);
     setup.sink = Some(receiver(
@@ -156,25 +182,7 @@ async fn stream_cut_in_the_middle_resumes_where_it_was() {
         None,
     ));
     let two = setup.start(2);
-    let target = two.transport.local_address();
-    let relay = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("binds");
-    let relay_address = relay.local_addr().expect("address").to_string();
-    tokio::spawn(async move {
-        loop {
-            let (mut near, _) = relay.accept().await.expect("accepts");
-            let mut hung_up = hung_up.clone();
-            hung_up.mark_unchanged();
-            tokio::spawn(async move {
-                let mut far = tokio::net::TcpStream::connect(target).await.expect("dials");
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    _ = hung_up.changed() => {}
-                }
-            });
-        }
-    });
+    let relay_address = relay(two.transport.local_address(), hung_up).await;
     let mut through = two.member();
     through.1.address = relay_address;
     let members = BTreeMap::from([one.member(), through]);
@@ -258,4 +266,100 @@ async fn newer_stream_makes_the_older_give_way() {
     let held = held.lock().expect("lock");
     assert_eq!(held.bytes, source.bytes);
     assert_eq!(held.offsets.len(), 2);
+}
+
+/// Cuts the stream at each of the points, given in rising order.
+fn receiver_cut_at(
+    held: &Shared<Held>,
+    points: Vec<usize>,
+    cut: impl Fn() + Send + Clone + Sync + 'static,
+) -> SinkOpener {
+    let held = Arc::clone(held);
+    Box::new(move |_offer| {
+        let mut now = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let offset = now.bytes.len();
+        now.offsets.push(offset as u64);
+        let next = points.iter().copied().find(|point| offset < *point);
+        Ok(Box::new(Staging {
+            held: Arc::clone(&held),
+            cut_at: next.map(|at| (at, Box::new(cut.clone()) as Box<dyn Fn() + Send>)),
+            fail_at: None,
+        }))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_cut_at_random_points_arrives_whole_and_never_goes_back() {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).expect("random bytes");
+    let replay = std::env::var("HOLDFAST_SEED").ok();
+    let seed = replay.map_or(u64::from_le_bytes(seed), |seed| {
+        seed.parse().expect("a number")
+    });
+    println!("seed {seed}: replay with HOLDFAST_SEED={seed} cargo test --lib random_points");
+    let mut points: Vec<usize> = (1..=5_u64)
+        .map(|number| {
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(11 * number as u32)
+        })
+        .map(|random| 1 + random as usize % (BYTES - 1))
+        .collect();
+    points.sort_unstable();
+    let keyring = keyring();
+    let one = Setup::new(&keyring).start(1);
+    let held = Shared::<Held>::default();
+    let (hang_up, hung_up) = watch::channel(0_u32);
+    let hang_up = Arc::new(hang_up);
+    let mut setup = Setup::new(&keyring);
+    let cut = move || hang_up.send_modify(|count| *count += 1);
+    setup.sink = Some(receiver_cut_at(&held, points, cut));
+    let two = setup.start(2);
+    let mut through = two.member();
+    through.1.address = relay(two.transport.local_address(), hung_up).await;
+    let members = BTreeMap::from([one.member(), through]);
+    one.transport.set_members(LogIndex(1), members);
+    let source = Memory::new();
+    send(&one, &source).await.expect("delivered after the cuts");
+    let held = held.lock().expect("lock");
+    assert!(held.staged);
+    assert_eq!(held.bytes, source.bytes);
+    assert!(held.offsets.is_sorted(), "{:?}", held.offsets);
+    assert!(2 <= held.offsets.len(), "{:?}", held.offsets);
+}
+
+// The leader goes away in the middle of a stream; the next one has the very
+// same snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_leader_continues_the_stream_and_its_progress_is_seen() {
+    let keyring = keyring();
+    let mut slow = Setup::new(&keyring);
+    slow.change = |options| options.snapshot_bytes_per_second = Some(1 << 20);
+    let first = slow.start(1);
+    let next = Setup::new(&keyring).start(3);
+    let held = Shared::<Held>::default();
+    let mut setup = Setup::new(&keyring);
+    setup.sink = Some(receiver(&held, usize::MAX, || {}, None));
+    let two = setup.start(2);
+    join(1, &[&first, &two, &next]);
+    let source = Memory::new();
+    let sent = Arc::clone(&source) as Arc<dyn SnapshotSource>;
+    first
+        .transport
+        .send_snapshot_in_background(NodeId(2), sent, |_| {});
+    let half_way = |node: &Node| {
+        let state = node.transport.peer_states().remove(&NodeId(2));
+        let progress = state.and_then(|state| state.snapshot);
+        progress.is_some_and(|progress| 1 << 20 <= progress.held && progress.bytes == BYTES as u64)
+    };
+    first.until("progress is seen", half_way).await;
+    first.transport.shutdown().await;
+
+    let again = Memory::new();
+    send(&next, &again).await.expect("delivered");
+    assert_eq!(next.transport.peer_states()[&NodeId(2)].snapshot, None);
+    let held = held.lock().expect("lock");
+    assert_eq!(held.bytes, source.bytes);
+    assert!(1 << 20 <= held.offsets[1], "{:?}", held.offsets);
+    let read = again.read.load(Ordering::Relaxed);
+    assert_eq!(read, BYTES as u64 - held.offsets[1]);
 }
