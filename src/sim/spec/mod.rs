@@ -1,8 +1,8 @@
 //! The executable specification, and the proof that what ran refines it.
 //!
-//! * [`raft`] (with [`log`] and [`said`]) is the specification: Raft as the thesis tells it,
+//! * `raft` (with `log` and `said`) is the specification: Raft as the thesis tells it,
 //!   small enough to be read at one sitting, without a line of the core's.
-//! * [`mapping`] and [`explain`] map a step of the core to actions of it.
+//! * `mapping` and `explain` map a step of the core to actions of it.
 //! * [`Refinement`] does so for every step of a simulated run. A step that the
 //!   specification does not allow is a violation, with both states and the
 //!   guard that forbids it.
