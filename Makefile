@@ -5,7 +5,7 @@
 #   make server   the release binary: target/release/holdfast
 #
 # Longer runs: sim, model, mutants, loom, kills, faults, bench, fuzz. Each says
-# what it does below; short slices of the first four are part of `make test`.
+# what it does below; short slices of sim, model, mutants and loom are part of `make test`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -29,7 +29,7 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 SEEDS ?= 0..20000
 JOBS ?= 2
 
-STAGES := lint docs server unit loom sim-short mutants-short clients kills-short audit
+STAGES := lint docs server unit loom sim-short clients kills-short audit
 
 .PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
 .PHONY: sim sim-short model mutants mutants-short loom faults
@@ -105,7 +105,6 @@ kills-short: server
 	$(JEPSEN) kill-leader --rounds 2
 	$(JEPSEN) kill-all --rounds 1
 	$(JEPSEN) lag
-	$(JEPSEN) identities
 
 ## The full experiments.
 kills: server
