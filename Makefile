@@ -28,6 +28,7 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 SEEDS ?= 0..20000
 JOBS ?= 2
+MODEL_SECONDS ?= 300
 
 STAGES := lint docs server unit loom sim-short clients kills-short audit
 
@@ -72,9 +73,10 @@ sim: server
 sim-short: server
 	$(JEPSEN) sim --seeds 0..150 --jobs $(JOBS) --lenient
 
-## Everything that a small cluster of production cores can do.
+## Everything that a small cluster of production cores can do, each preset for
+## MODEL_SECONDS; exits with 3 when one of the deep ones did not get to its end.
 model: server
-	$(JEPSEN) model
+	$(JEPSEN) model --seconds $(MODEL_SECONDS)
 
 ## Every bug of the catalogue, planted: which layer of tests notices it first?
 mutants: server
