@@ -122,7 +122,12 @@ impl Node {
 
 fn foundation(events: EventSender) -> Foundation {
     Foundation {
-        config: config(NODE, Timings::alone(), 1, ReadMode::Quorum),
+        config: config(
+            (NODE, Incarnation(1)),
+            Timings::alone(),
+            1,
+            ReadMode::Quorum,
+        ),
         thresholds: SnapshotThresholds {
             entries: u64::MAX,
             bytes: u64::MAX,
