@@ -136,9 +136,11 @@ $(TOOLS)/bin/cargo-fuzz:
 	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
 	rm -rf target/tools/build
 
-## Licences, sources and bans of all dependencies; ADVISORIES=1 also asks the
-## RustSec database, which needs access to GitHub.
+## Licences, sources and bans of all dependencies, those of other platforms too
+## (a build fetches only its own); ADVISORIES=1 also asks the RustSec database,
+## which needs access to GitHub.
 audit: $(CARGO_DENY)
+	cargo fetch --locked
 	$(CARGO_DENY) --offline check licenses bans sources
 	$(if $(ADVISORIES),$(CARGO_DENY) check advisories)
 
