@@ -22,6 +22,8 @@ mod promises;
 mod quorums;
 mod reads;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod violation;
 
 use std::collections::BTreeMap;
