@@ -2,6 +2,7 @@
 //! that the rule sees a planted violation. Text only: no compiler is involved,
 //! so a rule is right about this code base, not about all of Rust.
 
+mod argument;
 mod files;
 mod imports;
 mod lengths;
