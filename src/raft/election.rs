@@ -208,6 +208,10 @@ impl Raft {
         self.sync_peers();
         self.adopt_forwarded_reads();
         self.append_own(EntryPayload::Noop);
+        if let Some(forced) = self.memberships.unwritten_force() {
+            let forced = std::sync::Arc::clone(forced);
+            self.append_own(EntryPayload::Membership(forced));
+        }
         self.append_held();
     }
 

@@ -20,6 +20,10 @@ pub(super) struct Placed {
 #[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Memberships {
     placed: Vec<Placed>,
+    /// What an operator put in the place of the committed membership. It counts
+    /// until the log says the same and that is committed; what the log says
+    /// before that is history of a quorum that is gone.
+    forced: Option<Arc<Membership>>,
 }
 
 impl Memberships {
@@ -27,6 +31,45 @@ impl Memberships {
     pub(super) fn new(index: LogIndex, membership: Arc<Membership>) -> Self {
         Self {
             placed: vec![Placed { index, membership }],
+            forced: None,
+        }
+    }
+
+    /// An operator says who is left: this counts in place of the committed
+    /// membership, and of all that are not committed.
+    pub(super) fn force(&mut self, membership: &Arc<Membership>) {
+        self.forced = Some(Arc::clone(membership));
+        let later = self.placed.split_off(1);
+        self.placed[0].membership = Arc::clone(membership);
+        for placed in &later {
+            self.push(placed);
+        }
+    }
+
+    /// A forced membership that the log does not say yet.
+    pub(super) fn unwritten_force(&self) -> Option<&Arc<Membership>> {
+        self.forced.as_ref().filter(|_| self.placed.len() == 1)
+    }
+
+    /// The log was replaced by a snapshot.
+    pub(super) fn reset(&mut self, index: LogIndex, membership: &Arc<Membership>) {
+        match self.forced.take() {
+            // The snapshot is older than what was forced.
+            Some(forced) if forced != *membership => {
+                let first = self.committed().index;
+                *self = Self::new(first, Arc::clone(&forced));
+                self.forced = Some(forced);
+            }
+            _ => *self = Self::new(index, Arc::clone(membership)),
+        }
+    }
+
+    fn push(&mut self, placed: &Placed) {
+        let is_history = self
+            .unwritten_force()
+            .is_some_and(|forced| *forced != placed.membership);
+        if !is_history {
+            self.placed.push(placed.clone());
         }
     }
 
@@ -45,10 +88,9 @@ impl Memberships {
         for entry in entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 assert!(self.active().index < entry.index, "membership goes back");
-                let membership = Arc::clone(membership);
-                self.placed.push(Placed {
+                self.push(&Placed {
                     index: entry.index,
-                    membership,
+                    membership: Arc::clone(membership),
                 });
             }
         }
@@ -69,7 +111,11 @@ impl Memberships {
             .placed
             .iter()
             .rposition(|placed| placed.index <= commit);
-        self.placed.drain(..committed.unwrap_or(0));
+        let history = committed.unwrap_or(0);
+        self.placed.drain(..history);
+        if 0 < history {
+            self.forced = None;
+        }
     }
 
     /// Whether `id`, in this life, votes in the committed membership or any
@@ -128,5 +174,53 @@ mod tests {
         memberships.append(&[entry(7, &[2])]);
         memberships.commit(LogIndex(7));
         assert!(!memberships.may_campaign(NodeId(1), Incarnation(0)));
+    }
+
+    fn of(entry: &Entry) -> Arc<Membership> {
+        match &entry.payload {
+            EntryPayload::Membership(membership) => Arc::clone(membership),
+            _ => panic!("no membership"),
+        }
+    }
+
+    #[test]
+    fn forced_membership_counts_until_the_log_says_it_and_it_is_committed() {
+        let mut memberships = Memberships::new(LogIndex(1), of(&entry(1, &[1, 2, 3])));
+        memberships.append(&[entry(4, &[1, 2])]);
+        let forced = of(&entry(0, &[1]));
+        memberships.force(&forced);
+        assert_eq!(memberships.active().index, LogIndex(1));
+        assert_eq!(memberships.active().membership, forced);
+        memberships.append(&[entry(5, &[2, 3])]);
+        assert_eq!(memberships.active().membership, forced, "history");
+        memberships.append(&[entry(6, &[1]), entry(7, &[1, 4])]);
+        assert_eq!(memberships.active().index, LogIndex(7), "the log goes on");
+        memberships.truncate(LogIndex(6));
+        assert_eq!(memberships.unwritten_force(), Some(&forced));
+        memberships.append(&[entry(6, &[1])]);
+        memberships.commit(LogIndex(5));
+        memberships.truncate(LogIndex(6));
+        assert_eq!(
+            memberships.unwritten_force(),
+            Some(&forced),
+            "not committed"
+        );
+        memberships.append(&[entry(6, &[1])]);
+        memberships.commit(LogIndex(6));
+        memberships.append(&[entry(8, &[1, 2])]);
+        assert_eq!(memberships.active().index, LogIndex(8), "nothing is forced");
+    }
+
+    #[test]
+    fn forced_membership_outlives_an_older_snapshot_only() {
+        let old = of(&entry(1, &[1, 2, 3]));
+        let forced = of(&entry(0, &[1]));
+        let mut memberships = Memberships::new(LogIndex(1), Arc::clone(&old));
+        memberships.force(&forced);
+        memberships.reset(LogIndex(1), &old);
+        assert_eq!(memberships.unwritten_force(), Some(&forced));
+        memberships.reset(LogIndex(9), &forced);
+        assert_eq!(memberships.unwritten_force(), None);
+        assert_eq!(memberships.active().index, LogIndex(9));
     }
 }

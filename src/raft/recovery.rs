@@ -111,6 +111,29 @@ impl Raft {
         Ok(raft)
     }
 
+    /// An operator has lost a quorum for good and says who is left, to each of
+    /// them alike: this membership counts from here on in place of whatever the
+    /// log says, until a leader has written and committed it. Call it before
+    /// the first step. Nothing becomes committed by it: the survivor with the
+    /// most complete log is elected, and commits what it has.
+    ///
+    /// Safe only if those left out never run again under the old membership;
+    /// entries that only they held are lost.
+    ///
+    /// # Errors
+    /// The membership is not one that a cluster can have, or is joint.
+    pub fn force_membership(&mut self, membership: &Arc<Membership>) -> Result<(), RecoverError> {
+        let is_sound = change::is_consistent(membership) && !membership.voters.is_empty();
+        if !is_sound || membership.is_joint() {
+            let index = self.memberships.committed().index;
+            return Err(RecoverError::BadMembership { index });
+        }
+        self.memberships.force(membership);
+        self.was_member = true;
+        self.note_removal();
+        Ok(())
+    }
+
     /// This node's id.
     #[must_use]
     pub fn id(&self) -> NodeId {

@@ -1,10 +1,7 @@
 //! Snapshots: when a peer needs one, how one is installed, and when the log
 //! before one may go.
 
-use std::sync::Arc;
-
 use crate::raft::log::Position;
-use crate::raft::memberships::Memberships;
 use crate::raft::message::Message;
 use crate::raft::progress::{Pace, Progress};
 use crate::raft::{Effect, Raft, State};
@@ -37,7 +34,8 @@ impl Raft {
         self.log.reset(meta);
         self.durability.clip(LogIndex(0));
         // Whatever this log said about members is gone with it (M10).
-        self.memberships = Memberships::new(meta.membership_index, Arc::clone(&meta.membership));
+        self.memberships
+            .reset(meta.membership_index, &meta.membership);
         self.accepted_term = self.term;
         self.restoring = Some(meta.clone());
         self.digests.replaced(meta.index);

@@ -145,6 +145,13 @@ impl Cluster {
 
     /// Starts a node from its disk.
     pub fn restart(&mut self, id: NodeId) {
+        self.restart_forced(id, None);
+    }
+
+    /// The same, an operator having said who is left: what follows is not
+    /// Raft's to explain, and nobody watches any more.
+    pub fn restart_forced(&mut self, id: NodeId, forced: Option<Membership>) {
+        self.watch.is_off |= forced.is_some();
         let (config, now) = (self.config.clone(), self.local_time(id));
         let node = self.node_mut(id);
         assert!(node.raft.is_none(), "{id:?} runs already");
@@ -169,7 +176,11 @@ impl Cluster {
             applied_index: node.store.applied.0,
         };
         let raft = Raft::new(config, recovered.clone(), now);
-        let raft = raft.unwrap_or_else(|error| panic!("{id:?}: {error}"));
+        let mut raft = raft.unwrap_or_else(|error| panic!("{id:?}: {error}"));
+        if let Some(forced) = forced {
+            let forced = raft.force_membership(&forced.into());
+            forced.unwrap_or_else(|error| panic!("{id:?}: {error}"));
+        }
         let status = raft.status();
         node.raft = Some(raft);
         let life = self.life(id);

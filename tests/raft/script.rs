@@ -25,6 +25,7 @@
 //! change 1 add=4 promote=4 demote=2 remove=3 replace=2
 //! snapshot 1                stream [fail]
 //! crash 1 [survivors=N]     restart 1      wipe 1
+//! restart 1 forced voters=1,2 [learners=3]   an operator says who is left
 //! isolate 1                 cut 1->2       heal
 //! spoil 1                   silently change what its store holds
 //! show 2->1 voters=1,3 at=9 a peer shows it this committed membership
@@ -217,6 +218,11 @@ impl Script {
             "crash" => {
                 let survivors = words.number("survivors").unwrap_or(0) as usize;
                 cluster.crash(words.node(0), survivors, words.has("published"));
+            }
+            "restart" if words.has("forced") => {
+                let (voters, learners) = (words.numbers("voters"), words.numbers("learners"));
+                let forced = founding(&voters, &learners);
+                cluster.restart_forced(words.node(0), Some(forced));
             }
             "restart" => cluster.restart(words.node(0)),
             "wipe" => cluster.wipe(words.node(0)),
