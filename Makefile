@@ -4,8 +4,9 @@
 #                 Debian's python3, takes the rest from crates.io and PyPI
 #   make server   the release binary: target/release/holdfast
 #
-# Longer runs: sim, model, mutants, loom, kills, faults, bench, fuzz. Each says
-# what it does below; short slices of sim, model, mutants and loom are part of `make test`.
+# Longer runs: sim, model, mutants, cargo-mutants, loom, kills, faults, bench,
+# fuzz. Each says what it does below; short slices of sim, model, mutants and
+# loom are part of `make test`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,6 +18,8 @@ PYTEST := $(VENV)/bin/pytest
 TOOLS := target/tools
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
+CARGO_MUTANTS := $(TOOLS)/bin/cargo-mutants
+CARGO_MUTANTS_VERSION := 27.1.0
 HOLDFAST := target/release/holdfast
 JEPSEN := target/release/jepsen
 
@@ -33,7 +36,7 @@ MODEL_SECONDS ?= 300
 STAGES := lint docs server unit loom sim-short clients kills-short audit
 
 .PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
-.PHONY: sim sim-short model mutants mutants-short loom faults
+.PHONY: sim sim-short model mutants mutants-short cargo-mutants loom faults
 
 # In the order in which a mistake shows fastest.
 test: $(STAGES)
@@ -86,6 +89,17 @@ mutants: server
 mutants-short: server
 	$(JEPSEN) mutants --check
 	$(JEPSEN) mutants --rotating 2
+
+## Every small change to the core that cargo-mutants can think of, on the core
+## alone: about an hour. What survives its unit tests, transcripts and a few
+## walks must be explained in jepsen/mutants/SURVIVORS.md.
+cargo-mutants: $(CARGO_MUTANTS)
+	cargo run --locked --manifest-path tests/core/Cargo.toml --target-dir target/core --bin mutants
+
+$(CARGO_MUTANTS):
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-mutants@$(CARGO_MUTANTS_VERSION) \
+	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
+	rm -rf target/tools/build
 
 ## Real processes that are copied, wiped, removed, frozen and cut off: needs
 ## root, loop devices and network namespaces.

@@ -161,11 +161,10 @@ impl Raft {
         }
     }
 
+    /// One write names the term and the own vote, and no entry of the log was
+    /// asked for after it.
     fn is_candidacy_durable(&self) -> bool {
-        let durable = self.durability.durable();
-        durable.term == self.term
-            && durable.vote == self.vote
-            && self.log.durable() == self.log.last().index
+        self.durability.durable().term == self.term
     }
 
     pub(super) fn on_durable(&mut self, mark: Mark) {

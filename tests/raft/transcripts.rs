@@ -48,7 +48,8 @@ fn play(path: &Path) -> (String, String) {
 
 #[test]
 fn transcripts_tell_what_happens() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/raft/testdata");
+    // Beside this file, whichever crate it is compiled in.
+    let directory = Path::new(file!()).with_file_name("testdata");
     let mut paths: Vec<PathBuf> = fs::read_dir(directory)
         .expect("the transcripts")
         .map(|entry| entry.expect("a directory entry").path())
