@@ -91,7 +91,7 @@ mutants-short: server
 	$(JEPSEN) mutants --rotating 2
 
 ## Every small change to the core that cargo-mutants can think of, on the core
-## alone: about an hour. What survives its unit tests, transcripts and a few
+## alone: about ten minutes. What survives its unit tests, transcripts and a few
 ## walks must be explained in jepsen/mutants/SURVIVORS.md.
 cargo-mutants: $(CARGO_MUTANTS)
 	cargo run --locked --manifest-path tests/core/Cargo.toml --target-dir target/core --bin mutants

@@ -87,12 +87,16 @@ fn every_source_file_is_reachable() {
 fn every_test_file_is_reachable() {
     let files = files::under("tests", ".rs");
     // Cargo finds `tests/x.rs` and `tests/x/main.rs`, and in a package of its
-    // own its binaries; nothing else.
+    // own its library and its binaries; nothing else.
     let is_root = |path: &str| {
         let parts: Vec<&str> = path.split('/').collect();
         matches!(
             parts[..],
-            [_, _] | [_, _, "main.rs"] | [_, _, "src", "main.rs"] | [_, _, "src", "bin", _]
+            [_, _]
+                | [_, _, "main.rs"]
+                | [_, _, "src", "main.rs" | "lib.rs"]
+                | [_, _, "src", "bin", _]
+                | [_, _, "src", "bin", _, "main.rs"]
         )
     };
     let roots = files

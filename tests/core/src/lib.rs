@@ -44,3 +44,11 @@ mod transcripts;
 #[cfg(test)]
 #[path = "../../raft/watch.rs"]
 mod watch;
+
+/// Which mutant is awake; 0: none. Asked only in the copy of the sources that
+/// `mutants` makes.
+pub fn awake() -> usize {
+    static AWAKE: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let told = || std::env::var("MUTANT").ok()?.parse().ok();
+    *AWAKE.get_or_init(|| told().unwrap_or(0))
+}
