@@ -46,8 +46,8 @@ impl World {
                 server.presence = Presence::Down;
             }
             server.clock.set_rate(now, super::clock::TRUE_RATE);
-            server.stalled_until = now;
-            server.paused_until = now;
+            self.end_stall(seat);
+            self.wake_up(seat);
             self.start(seat)?;
             self.request_turn(seat);
         }
@@ -169,7 +169,7 @@ impl World {
             let next = self.now.plus_milliseconds(200);
             self.run_until(next)?;
             let standing = self.status_of_leader().map(|status| status.term);
-            if !self.is_converged() || standing != since.map(|(_, term)| term) {
+            if self.unfinished().is_some() || standing != since.map(|(_, term)| term) {
                 since = standing.map(|term| (self.now, term));
                 continue;
             }
@@ -179,7 +179,11 @@ impl World {
                 return Ok(());
             }
         }
-        Err(self.complain("L0: all is healed and the cluster does not converge"))
+        let mut failure = self.complain("L0: all is healed and the cluster does not converge");
+        let reason = self.unfinished();
+        let reason = reason.unwrap_or_else(|| "leadership does not last".to_owned());
+        failure.details.push_str(&format!("\n    {reason}"));
+        Err(failure)
     }
 
     pub fn status_of_leader(&self) -> Option<Status> {
@@ -187,33 +191,54 @@ impl World {
         self.servers[leader].node.as_ref().map(|node| node.status())
     }
 
-    /// One leader, no change half done, all members equal and applied, every
-    /// learner that may be promoted promoted.
-    fn is_converged(&self) -> bool {
+    /// What still keeps the cluster from one leader, no change half done, all
+    /// members equal and applied, every learner that may be promoted promoted.
+    fn unfinished(&self) -> Option<String> {
         let Some(status) = self.status_of_leader() else {
-            return false;
+            return Some("nobody leads".to_owned());
         };
-        let members = &status.membership.members;
-        let is_equal = |id: &NodeId| {
-            let Some(seat) = self.seats.get(id) else {
-                return false;
-            };
-            let server = &self.servers[*seat];
-            let Some(node) = &server.node else {
-                return false;
-            };
-            let other = node.status();
-            server.incarnation == members[id].incarnation
-                && node.view().applied_index() == status.last_index
-                && other.leader == status.leader
-                && (other.role == Role::Leader) == (other.leader == Some(*id))
+        let Membership {
+            members, learners, ..
+        } = &*status.membership;
+        let laggard = || {
+            let mut ids = members.keys();
+            ids.find_map(|id| self.lacks(*id, &status))
         };
-        let waits = |id: &NodeId| !members[id].non_voter;
-        status.ready
-            && !status.membership.is_joint()
-            && status.commit_index == status.last_index
-            && members.keys().all(is_equal)
-            && !status.membership.learners.iter().any(waits)
+        let learner = || {
+            let waits = |id: &&NodeId| !members[*id].non_voter;
+            let id = learners.iter().find(waits)?;
+            Some(format!("{} is not promoted", self.name(*id)))
+        };
+        if !status.ready || status.commit_index != status.last_index {
+            return Some("the leader has not committed its log".to_owned());
+        }
+        if status.membership.is_joint() {
+            return Some("a membership change is half done".to_owned());
+        }
+        laggard().or_else(learner)
+    }
+
+    /// What tells a member from the leader whose `status` this is.
+    fn lacks(&self, id: NodeId, status: &Status) -> Option<String> {
+        let server = &self.servers[*self.seats.get(&id)?];
+        let what = match &server.node {
+            None => "is down".to_owned(),
+            _ if server.incarnation != status.membership.members[&id].incarnation => {
+                "is a member in a former life".to_owned()
+            }
+            Some(node) => {
+                let (own, applied) = (node.status(), node.view().applied_index());
+                let is_leader = own.leader == Some(id);
+                if applied != status.last_index {
+                    format!("has executed {applied:?} of {:?}", status.last_index)
+                } else if own.leader != status.leader || (own.role == Role::Leader) != is_leader {
+                    "follows another leader".to_owned()
+                } else {
+                    return None;
+                }
+            }
+        };
+        Some(format!("{} {what}", server.name))
     }
 
     /// A fresh write is acknowledged, and every key read on every member.

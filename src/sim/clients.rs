@@ -230,10 +230,13 @@ impl World {
             operation,
             waits,
         });
-        let patience = self.plan.options.load.patience;
-        let gave_up = GaveUp { session, operation };
-        self.agenda
-            .add(self.now.plus_milliseconds(patience), Event::GiveUp(gave_up));
+        if !self.is_calm {
+            // Those who ask a calm cluster wait for as long as it may take.
+            let patience = self.plan.options.load.patience;
+            let gave_up = GaveUp { session, operation };
+            self.agenda
+                .add(self.now.plus_milliseconds(patience), Event::GiveUp(gave_up));
+        }
         self.request_turn(seat);
         true
     }

@@ -195,8 +195,7 @@ impl World {
             return Ok(());
         }
         if self.now < receiver.paused_until && receiver.node.is_some() {
-            self.agenda
-                .add(receiver.paused_until, Event::Arrive(packet));
+            self.servers[to].deferred.push(Event::Arrive(packet));
             return Ok(());
         }
         if self.network.is_cut(from, to) || receiver.node.is_none() {

@@ -17,7 +17,7 @@ use super::world::{Event, Step, World};
 /// Requests of operators under way.
 #[derive(Default)]
 pub(super) struct Wishes {
-    changes: Vec<Ticket<Outcome>>,
+    changes: Vec<(Vec<MembershipChange>, Ticket<Outcome>)>,
     transfers: Vec<Transfer>,
     /// When leadership was last asked to move, and from whom.
     transfer_at: Option<(Moment, usize)>,
@@ -50,9 +50,24 @@ impl World {
         self.survive_all(&lost)
     }
 
-    /// Whether every membership known keeps its majorities without those.
+    /// Whether every membership known, and every one on its way, keeps its
+    /// majorities without those.
+    ///
+    /// On its way is what somebody asked for, and the promotion of learners: a
+    /// leader may promote one for as long as it cannot know that it is gone,
+    /// and then that one is missed like any voter.
     pub fn survive_all(&self, lost: &BTreeSet<NodeId>) -> bool {
-        self.memberships().iter().all(|known| survives(known, lost))
+        let asked = &self.watched.wishes.changes;
+        self.memberships().into_iter().all(|known| {
+            let wished = asked
+                .iter()
+                .map(|(changes, _)| voters_after(known, changes));
+            survives(known, lost)
+                && wished.chain([known.voters.clone()]).all(|mut voters| {
+                    voters.extend(promotable(known).filter(|id| lost.contains(id)));
+                    has_majority(&voters, lost)
+                })
+        })
     }
 
     pub fn lost(&self) -> BTreeSet<NodeId> {
@@ -116,22 +131,12 @@ impl World {
         let Some(node) = &self.servers[seat].node else {
             return false;
         };
-        let status = node.status();
+        let membership = node.status().membership;
         let lost = self.lost();
-        let mut voters = status.membership.voters.clone();
-        for change in changes {
-            match change {
-                MembershipChange::Promote(id) => voters.insert(*id),
-                MembershipChange::Demote(id) | MembershipChange::Remove(id) => voters.remove(id),
-                _ => false,
-            };
-        }
-        let target = Membership {
-            voters,
-            ..Membership::default()
-        };
+        let mut voters = voters_after(&membership, changes);
+        voters.extend(promotable(&membership).filter(|id| lost.contains(id)));
         // One that is out for good must not be asked for its vote again.
-        survives(&target, &lost) && survives(&status.membership, &lost)
+        has_majority(&voters, &lost) && survives(&membership, &lost)
     }
 
     /// Asks a node for another membership.
@@ -140,7 +145,6 @@ impl World {
             return;
         };
         let ticket = node.change(changes.clone());
-        self.watched.wishes.changes.push(ticket);
         if self.story.is_told() {
             let wishes = changes.iter().map(|change| self.describe(change));
             let wishes = wishes.collect::<Vec<_>>().join(", ");
@@ -148,6 +152,7 @@ impl World {
             self.story
                 .tell(self.now, || format!("operator asks {name} to {wishes}"));
         }
+        self.watched.wishes.changes.push((changes, ticket));
         self.request_turn(seat);
     }
 
@@ -235,7 +240,7 @@ impl World {
         self.watched
             .wishes
             .changes
-            .retain_mut(|ticket| match ticket.poll() {
+            .retain_mut(|(_, ticket)| match ticket.poll() {
                 None => true,
                 Some(answer) => {
                     marks.push(match answer {
@@ -276,8 +281,35 @@ impl World {
 /// Whether each half keeps a majority without those.
 fn survives(membership: &Membership, lost: &BTreeSet<NodeId>) -> bool {
     let halves = [&membership.voters, &membership.voters_outgoing];
-    halves.into_iter().all(|half| {
-        let left = half.difference(lost).count();
-        half.is_empty() || half.len() < 2 * left
-    })
+    halves.into_iter().all(|half| has_majority(half, lost))
+}
+
+fn has_majority(voters: &BTreeSet<NodeId>, lost: &BTreeSet<NodeId>) -> bool {
+    let left = voters.difference(lost).count();
+    voters.is_empty() || voters.len() < 2 * left
+}
+
+/// Who votes when these changes are made.
+fn voters_after(membership: &Membership, changes: &[MembershipChange]) -> BTreeSet<NodeId> {
+    let mut voters = membership.voters.clone();
+    for change in changes {
+        match change {
+            MembershipChange::Promote(id) => voters.insert(*id),
+            MembershipChange::Demote(id) | MembershipChange::Remove(id) => voters.remove(id),
+            _ => false,
+        };
+    }
+    voters
+}
+
+/// Learners that policy may promote.
+fn promotable(membership: &Membership) -> impl Iterator<Item = NodeId> {
+    let learners = membership.learners.union(&membership.learners_next);
+    let may = |id: &&NodeId| {
+        !membership
+            .members
+            .get(id)
+            .is_some_and(|member| member.non_voter)
+    };
+    learners.filter(may).copied()
 }

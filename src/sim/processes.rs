@@ -290,7 +290,7 @@ impl World {
         let disk = &self.plan.options.disk;
         let dice = &mut self.disk_dice;
         let mut time = dice.within(disk.write_min, disk.write_max);
-        if dice.permille(disk.hiccup) {
+        if self.network.is_rough && dice.permille(disk.hiccup) {
             time *= dice.within(2, 100);
         }
         self.now.max(self.servers[seat].stalled_until).plus(time)
@@ -364,8 +364,27 @@ impl World {
         self.settle(seat)
     }
 
+    /// What its disk was busy with takes no longer than usual now.
+    pub fn end_stall(&mut self, seat: usize) {
+        self.servers[seat].stalled_until = self.now;
+        let at = self.write_time(seat);
+        let server = &self.servers[seat];
+        let run = server.run;
+        let Some(node) = &server.node else {
+            return;
+        };
+        if node.is_writing() {
+            self.agenda.add(at, Event::WriteEnds { seat, run });
+        }
+        if node.is_snapshotting() {
+            self.agenda.add(at, Event::SnapshotEnds { seat, run });
+        }
+    }
+
     pub fn snapshot_ends(&mut self, seat: usize) -> Step {
-        if let Some(node) = &mut self.servers[seat].node {
+        if let Some(node) = &mut self.servers[seat].node
+            && node.is_snapshotting()
+        {
             let before = node.snapshot_files().first().map(|file| file.0.index);
             node.finish_snapshot();
             let after = node.snapshot_files().first().map(|file| file.0.index);
@@ -516,8 +535,8 @@ impl World {
         server.wake_at = None;
         server.is_faulty = false;
         server.ambush = None;
-        server.paused_until = self.now;
         server.stalled_until = self.now;
+        self.wake_up(seat);
         self.streams.end_of_process(seat);
         self.drop_process(seat, node);
         let name = self.servers[seat].name.clone();

@@ -21,6 +21,7 @@ use super::clients::Ask;
 use super::clock::Clock;
 use super::history::Life;
 use super::options::NodeSettings;
+use super::world::Event;
 
 /// All servers are of this cluster.
 pub(super) const CLUSTER: ClusterId = ClusterId([0x5C; 16]);
@@ -66,6 +67,8 @@ pub(super) struct Server {
     /// The process ends in the middle of what it writes next.
     pub ambush: Option<Ambush>,
     pub paused_until: Moment,
+    /// What it does first when it goes on after a pause.
+    pub deferred: Vec<Event>,
     pub stalled_until: Moment,
     /// Something on its disk was made to decay.
     pub is_rotten: bool,
@@ -110,6 +113,7 @@ impl Server {
             writes: 0,
             ambush: None,
             paused_until: Moment(0),
+            deferred: Vec::new(),
             stalled_until: Moment(0),
             is_rotten: false,
             is_faulty: false,

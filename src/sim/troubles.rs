@@ -19,6 +19,8 @@ pub(super) enum Trouble {
     Slow(usize),
     /// The disk of this server is full.
     Full(usize),
+    /// This server stands still.
+    Pause(usize),
 }
 
 impl World {
@@ -125,6 +127,7 @@ impl World {
             self.hit(Mark::LeaderPaused);
         }
         self.servers[seat].paused_until = ends;
+        self.agenda.add(ends, Event::Ends(Trouble::Pause(seat)));
         self.hit(Mark::Paused);
     }
 
@@ -219,6 +222,11 @@ impl World {
                 }
             }
             Trouble::Full(seat) => self.servers[seat].disk.set_full(false),
+            // A later pause may go on.
+            Trouble::Pause(seat) if self.servers[seat].paused_until <= self.now => {
+                self.wake_up(seat);
+            }
+            Trouble::Pause(_) => {}
         }
     }
 

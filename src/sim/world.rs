@@ -151,7 +151,7 @@ impl World {
                 return Ok(());
             }
             if self.now < server.paused_until {
-                self.agenda.add(server.paused_until, event);
+                self.servers[seat].deferred.push(event);
                 return Ok(());
             }
         }
@@ -205,6 +205,15 @@ impl World {
                 Ok(())
             }
             Event::Care => self.care(),
+        }
+    }
+
+    /// A process that stood still, if it still does, goes on.
+    pub fn wake_up(&mut self, seat: usize) {
+        let server = &mut self.servers[seat];
+        server.paused_until = self.now;
+        for event in std::mem::take(&mut server.deferred) {
+            self.agenda.add(self.now, event);
         }
     }
 

@@ -115,6 +115,12 @@ impl Commitment {
 
 /// CommittedDurable: a majority of each half of `membership` has the entry on
 /// the disk of the life that is the member.
+///
+/// A disk that was lost counts as it was: the leader may hear of its
+/// acknowledgement only later, and an entry committed a moment before the loss
+/// is no safer. Safe it is: a life that is over never votes again, its
+/// successor only as a member of its own, so every majority that still can
+/// elect meets the one that held the entry at a disk that is there.
 pub(super) fn on_enough_disks<'a>(
     life: Life,
     membership: &Membership,

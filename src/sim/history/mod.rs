@@ -76,6 +76,8 @@ impl Before {
 #[derive(Debug, Default)]
 pub struct History {
     nodes: BTreeMap<Life, Node>,
+    /// What was on the disks of lives that are over, when they ended.
+    lost: BTreeMap<Life, LogImage>,
     elections: Elections,
     logs: Logs,
     commitment: Commitment,
@@ -91,8 +93,25 @@ impl History {
         self.commitment.highest()
     }
 
+    /// What is, or was when it was lost, on the disk of a life.
+    fn disk(&self, life: Life) -> Option<&LogImage> {
+        let node = self.nodes.get(&life).map(|node| &node.disk.durable);
+        node.or_else(|| self.lost.get(&life))
+    }
+
     fn node(&mut self, life: Life) -> &mut Node {
         self.nodes.entry(life).or_default()
+    }
+
+    /// Another life under this name: the directory of the last is gone.
+    fn end_former_lives(&mut self, life: Life) {
+        let is_former = |other: &&Life| other.node == life.node && **other != life;
+        let former: Vec<Life> = self.nodes.keys().filter(is_former).copied().collect();
+        for life in former {
+            if let Some(node) = self.nodes.remove(&life) {
+                self.lost.insert(life, node.disk.durable);
+            }
+        }
     }
 
     fn note_inputs(&mut self, step: &Step<'_>) {
@@ -168,8 +187,8 @@ impl History {
         while index <= status.commit_index {
             let log = &self.nodes[&life].disk.written;
             if let Some(held) = self.commitment.agree(life, log, index)? {
-                let durable = |member: Life| self.nodes.get(&member).map(|node| &node.disk.durable);
-                commitment::on_enough_disks(life, counted.as_ref(), index, held, durable)?;
+                let counted = counted.as_ref();
+                commitment::on_enough_disks(life, counted, index, held, |one| self.disk(one))?;
                 self.commitment.note(index, held, Some(status.term));
                 self.commitment.late(life, &self.logs, index, status.term)?;
                 self.requests.committed(life, index, held)?;
@@ -210,9 +229,8 @@ impl History {
                 if node.before.role != Role::Leader || node.before.term != status.term {
                     node.matches.clear();
                 }
-                let durable = |member: Life| self.nodes.get(&member).map(|node| &node.disk.durable);
                 let Node { disk, matches, .. } = &mut node;
-                order::matches(life, status, &disk.written, matches, durable)
+                order::matches(life, status, &disk.written, matches, |one| self.disk(one))
             });
         self.nodes.insert(life, node);
         verdict
@@ -293,9 +311,7 @@ impl Observer for History {
         } = recovered;
         let found = Disk::found(*hard_state, snapshot.as_ref(), entries);
         let is_known = self.nodes.contains_key(&life);
-        // Another life under this name: the directory of the last is gone.
-        self.nodes
-            .retain(|other, _| other.node != life.node || *other == life);
+        self.end_former_lives(life);
         let node = self.nodes.entry(life).or_default();
         if is_known {
             node.disk.restart(life, found, snapshot.as_ref())?;

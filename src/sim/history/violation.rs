@@ -32,7 +32,7 @@ pub enum Property {
     /// A leader holds whatever leaders of earlier terms committed.
     LeaderCompleteness,
     /// When an entry is committed, a majority of each half of the membership
-    /// has it on disk.
+    /// has it on disk, or had it there when that disk was lost.
     CommittedDurable,
     /// Quorums of adjacent memberships, and of memberships under which two
     /// nodes could be elected now, intersect.
