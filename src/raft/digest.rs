@@ -193,3 +193,53 @@ impl Raft {
 
 /// Own states remembered: at one in 256 entries, the last 16,384 entries.
 const OWN_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(index: u64, digest: u128) -> Checkpoint {
+        Checkpoint {
+            index: LogIndex(index),
+            digest,
+        }
+    }
+
+    #[test]
+    fn newest_states_are_remembered_in_order() {
+        let mut digests = Digests::default();
+        for index in 1..=OWN_MAX as u64 {
+            assert!(digests.remember(state(index, 1)));
+        }
+        assert_eq!(digests.own_at(LogIndex(1)), Some(1));
+        assert!(!digests.remember(state(64, 2)), "known");
+        assert!(!digests.remember(state(63, 2)), "late");
+        assert!(digests.remember(state(65, 1)));
+        assert_eq!(digests.own.len(), OWN_MAX);
+        assert_eq!(digests.own_at(LogIndex(1)), None);
+    }
+
+    // The store may still report what it reached before a snapshot took its
+    // place; of the snapshot's own position only the new state can be told.
+    #[test]
+    fn states_before_the_snapshot_that_replaced_them_are_not_believed() {
+        let mut digests = Digests::default();
+        digests.remember(state(4, 1));
+        digests.replaced(LogIndex(8));
+        assert_eq!(digests.own_at(LogIndex(4)), None);
+        assert!(!digests.remember(state(6, 1)));
+        assert!(digests.remember(state(8, 2)));
+        assert!(digests.remember(state(10, 2)));
+    }
+
+    #[test]
+    fn first_agreement_on_a_position_stays() {
+        let mut digests = Digests::default();
+        for told in [state(4, 1), state(4, 2), state(2, 2)] {
+            digests.note_agreed(told);
+            assert_eq!(digests.agreed, Some(state(4, 1)));
+        }
+        digests.note_agreed(state(6, 2));
+        assert_eq!(digests.agreed, Some(state(6, 2)));
+    }
+}

@@ -218,3 +218,126 @@ fn memberships_lie_in_the_log(raft: &Raft) {
         "the first membership is not committed"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::raft::stage::{Stage, config, membership};
+    use crate::raft::{Divergence, RequestId};
+    use crate::types::{Entry, EntryPayload, Millis, SnapshotMeta};
+
+    type Breach = fn(&mut Raft, &mut Before);
+
+    fn complaint(stage: &Stage, breach: Breach) -> String {
+        let mut raft = stage.core.clone();
+        let mut before = Before::of(&raft);
+        check(&raft, &before);
+        breach(&mut raft, &mut before);
+        let checked = catch_unwind(AssertUnwindSafe(|| check(&raft, &before)));
+        let panic = checked.expect_err("nothing was noticed");
+        let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        literal
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .expect("words")
+    }
+
+    #[test]
+    fn broken_leader_is_noticed() {
+        let breaches: [(&str, Breach); 13] = [
+            ("the term went back", |_, before| before.term = Term(9)),
+            ("the vote of t2 changed", |raft, _| raft.vote = None),
+            ("the commit index went back", |_, before| {
+                before.commit = LogIndex(9);
+            }),
+            ("leads without its own vote", |raft, before| {
+                raft.vote = None;
+                before.vote = None;
+            }),
+            ("holds writes for no reason", |raft, _| {
+                raft.hold(RequestId(1), EntryPayload::Noop, Millis(0));
+            }),
+            ("with a wrong state", |raft, _| {
+                raft.digests.diverged = Some(Divergence {
+                    index: LogIndex(1),
+                    own: 1,
+                    agreed: 2,
+                });
+            }),
+            ("a leader lost entries", |_, before| {
+                before.last = LogIndex(9)
+            }),
+            ("leads and follows another", |raft, _| {
+                raft.leader = Some(NodeId(2));
+            }),
+            ("a log it does not trust", |raft, _| {
+                raft.accepted_term = Term(1);
+            }),
+            ("match not below next", |raft, _| {
+                peer(raft).next_index = LogIndex(0);
+            }),
+            ("matches what is not there", |raft, _| {
+                peer(raft).match_index = LogIndex(9);
+                peer(raft).next_index = LogIndex(10);
+            }),
+            ("next beyond the end", |raft, _| {
+                peer(raft).next_index = LogIndex(9);
+            }),
+            ("a membership beyond the log", |raft, _| {
+                raft.memberships.append(&[Entry {
+                    index: LogIndex(9),
+                    term: Term(2),
+                    payload: EntryPayload::Membership(Arc::new(membership(1, 0))),
+                }]);
+            }),
+        ];
+        let stage = Stage::leading(config(), membership(3, 0));
+        for (words, breach) in breaches {
+            let complaint = complaint(&stage, breach);
+            assert!(complaint.contains(words), "{words}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn broken_follower_is_noticed() {
+        let breaches: [(&str, Breach); 2] = [
+            ("unwritten term or vote", |raft, _| raft.term = Term(9)),
+            ("the store lacks the snapshot", |raft, _| {
+                raft.log.reset(&SnapshotMeta {
+                    index: LogIndex(9),
+                    term: Term(1),
+                    ..SnapshotMeta::default()
+                });
+            }),
+        ];
+        let stage = Stage::new(config(), membership(3, 0));
+        for (words, breach) in breaches {
+            let complaint = complaint(&stage, breach);
+            assert!(complaint.contains(words), "{words}: {complaint}");
+        }
+    }
+
+    // Figure 8 of the Raft paper: the first entry, of term 1, is not its own.
+    #[test]
+    fn leader_that_counts_an_older_entry_is_noticed() {
+        let stage = Stage::elected(config(), membership(3, 0));
+        let complaint = complaint(&stage, |_, before| before.commit = LogIndex(0));
+        assert!(
+            complaint.contains("an entry of another term"),
+            "{complaint}"
+        );
+        let mut before = Before::of(&stage.core);
+        before.commit = LogIndex(0);
+        before.leads = false;
+        check(&stage.core, &before);
+    }
+
+    fn peer(raft: &mut Raft) -> &mut crate::raft::progress::Progress {
+        let State::Leader(lead) = &mut raft.state else {
+            panic!("it leads");
+        };
+        lead.peers.get_mut(&NodeId(2)).expect("a voter")
+    }
+}

@@ -129,6 +129,31 @@ const ROUNDS_MAX: usize = 64;
 mod tests {
     use super::*;
 
+    fn remembered(lease: &Lease) -> Vec<(u64, u64)> {
+        lease.rounds.iter().map(|(c, at)| (*c, at.0)).collect()
+    }
+
+    #[test]
+    fn rounds_of_one_millisecond_are_one() {
+        let mut lease = Lease::default();
+        for (context, at) in [(1, 5), (2, 5), (3, 6)] {
+            lease.note(context, Millis(at));
+        }
+        assert_eq!(remembered(&lease), [(1, 5), (3, 6)]);
+    }
+
+    #[test]
+    fn newest_rounds_are_remembered() {
+        let mut lease = Lease::default();
+        for number in 1..=ROUNDS_MAX as u64 {
+            lease.note(number, Millis(number));
+        }
+        assert_eq!(remembered(&lease).first(), Some(&(1, 1)));
+        lease.note(1000, Millis(1000));
+        assert_eq!(remembered(&lease).first(), Some(&(2, 2)));
+        assert_eq!(remembered(&lease).len(), ROUNDS_MAX);
+    }
+
     #[test]
     fn lease_is_shorter_than_any_voters_patience_by_the_drift() {
         for (min, drift) in [(500, 0), (500, 100), (1000, 1000), (150, 37)] {

@@ -283,6 +283,81 @@ mod tests {
         assert_eq!(hex(&answer), expected);
     }
 
+    /// With this many voters; 0: of no one.
+    fn membership(voters: u64) -> std::sync::Arc<crate::types::Membership> {
+        std::sync::Arc::new(crate::raft::stage::membership(voters, 0))
+    }
+
+    #[test]
+    fn vote_request_speaks_of_a_log_that_can_be() {
+        let request = |last_index, last_term| Message::VoteRequest {
+            term: Term(5),
+            pre: false,
+            last_index: LogIndex(last_index),
+            last_term: Term(last_term),
+            transfer: false,
+        };
+        assert!(request(NUMBER_MAX, 5).is_plausible());
+        assert!(!request(NUMBER_MAX + 1, 5).is_plausible());
+        assert!(!request(1, 6).is_plausible(), "entries of a later term");
+    }
+
+    #[test]
+    fn rejection_names_positions_and_a_term_that_can_be() {
+        let rejection = |prev_index, hint_index, hint_term| Message::AppendResponse {
+            term: Term(1),
+            result: AppendResult::Rejected {
+                prev_index: LogIndex(prev_index),
+                hint_index: LogIndex(hint_index),
+                hint_term: Term(hint_term),
+            },
+            read_context: 0,
+        };
+        assert!(rejection(NUMBER_MAX, NUMBER_MAX, NUMBER_MAX).is_plausible());
+        assert!(!rejection(NUMBER_MAX + 1, 1, 1).is_plausible());
+        assert!(!rejection(1, NUMBER_MAX + 1, 1).is_plausible());
+        assert!(!rejection(1, 1, NUMBER_MAX + 1).is_plausible());
+    }
+
+    #[test]
+    fn snapshot_holds_something_and_names_its_membership_inside() {
+        let install = |index, term, membership_index| Message::InstallSnapshot {
+            term: Term(3),
+            meta: SnapshotMeta {
+                index: LogIndex(index),
+                term: Term(term),
+                membership: membership(3),
+                membership_index: LogIndex(membership_index),
+            },
+        };
+        assert!(install(4, 3, 4).is_plausible());
+        assert!(!install(0, 0, 0).is_plausible(), "of nothing");
+        assert!(!install(NUMBER_MAX + 1, 3, 4).is_plausible());
+        assert!(!install(4, 4, 4).is_plausible(), "of a later term");
+        assert!(!install(4, 3, 5).is_plausible(), "a membership after it");
+    }
+
+    #[test]
+    fn appended_membership_has_voters_and_fits_together() {
+        let append = |membership| Message::AppendEntries {
+            term: Term(1),
+            prev_index: LogIndex(1),
+            prev_term: Term(1),
+            entries: vec![Entry {
+                index: LogIndex(2),
+                term: Term(1),
+                payload: EntryPayload::Membership(membership),
+            }],
+            commit_index: LogIndex(1),
+            read_context: 0,
+        };
+        assert!(append(membership(3)).is_plausible());
+        assert!(!append(membership(0)).is_plausible(), "nobody votes");
+        let mut both = (*membership(3)).clone();
+        both.learners.insert(crate::types::NodeId(3));
+        assert!(!append(both.into()).is_plausible(), "voter and learner");
+    }
+
     #[test]
     fn too_many_or_unsorted_checkpoints_are_implausible() {
         let answer = |indexes: &[u64]| Message::HeartbeatResponse {

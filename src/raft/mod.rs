@@ -67,6 +67,8 @@ mod transfer;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod stage;
 
 use std::collections::BTreeMap;
 

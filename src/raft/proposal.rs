@@ -180,3 +180,66 @@ impl Raft {
         self.reject_confirmations();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::stage::{Stage, config, membership};
+    use crate::types::NodeId;
+
+    fn promote(stage: &mut Stage) -> Effect {
+        let changes = vec![MembershipChange::Promote(NodeId(2))];
+        let id = RequestId(1);
+        let answers = stage.step(crate::raft::Input::ChangeMembership { id, changes });
+        let is_answer = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Rejected { .. } | Effect::ProposalAccepted { .. }
+            )
+        };
+        answers.into_iter().find(is_answer).expect("answered")
+    }
+
+    // A learner that lacks more would stall commits as a voter (M15).
+    #[test]
+    fn learner_is_promoted_when_it_lacks_no_more_than_the_bound() {
+        let mut stage = Stage::leading(config(), membership(1, 1));
+        for _ in 0..=PROMOTION_LAG_MAX {
+            stage.propose("a");
+        }
+        let refused = promote(&mut stage);
+        let expected = Rejection::NotCaughtUp {
+            id: NodeId(2),
+            match_index: LogIndex(2),
+            last_index: LogIndex(2 + PROMOTION_LAG_MAX + 1),
+        };
+        let reason = expected.clone();
+        assert!(
+            matches!(&refused, Effect::Rejected { reason, .. } if *reason == expected),
+            "{refused:?}, not {reason:?}"
+        );
+        stage.hold(NodeId(2), 3);
+        let accepted = promote(&mut stage);
+        assert!(
+            matches!(accepted, Effect::ProposalAccepted { .. }),
+            "{accepted:?}"
+        );
+    }
+
+    // Nothing is known of it yet: no short log makes it a voter.
+    #[test]
+    fn learner_that_never_answered_is_not_promoted() {
+        let mut stage = Stage::elected(config(), membership(1, 1));
+        let refused = promote(&mut stage);
+        assert!(
+            matches!(
+                &refused,
+                Effect::Rejected {
+                    reason: Rejection::NotCaughtUp { .. },
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+    }
+}

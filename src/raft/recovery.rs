@@ -236,34 +236,12 @@ fn find_memberships(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::stage::{config, membership};
     use crate::raft::{Effect, Input, Role};
-    use crate::types::{Member, SnapshotMeta};
-
-    fn config() -> Config {
-        Config {
-            id: NodeId(1),
-            incarnation: crate::types::Incarnation(0),
-            election_timeout_min: Millis(100),
-            election_timeout_max: Millis(200),
-            heartbeat_interval: Millis(20),
-            inflight_messages_max: 8,
-            inflight_bytes_max: 1 << 20,
-            message_bytes_max: 1 << 20,
-            uncommitted_bytes_max: 1 << 20,
-            cache_bytes_max: 1 << 20,
-            trailing_entries: 10,
-            read_mode: ReadMode::Quorum,
-            disk_stall_timeout: Millis(400),
-            seed: 1,
-        }
-    }
+    use crate::types::SnapshotMeta;
 
     fn alone() -> Membership {
-        Membership {
-            voters: [NodeId(1)].into(),
-            members: [(NodeId(1), Member::default())].into(),
-            ..Membership::default()
-        }
+        membership(1, 0)
     }
 
     fn found(commit: u64, term: u64, terms: &[u64]) -> Recovered {
@@ -367,6 +345,48 @@ mod tests {
         assert!(refusal(odd).contains("membership at 1"));
     }
 
+    /// The membership that is active after a restart.
+    fn active(snapshot: &SnapshotMeta, entries: Vec<Entry>) -> (LogIndex, Membership) {
+        let memberships = find_memberships(Some(snapshot), &entries).expect("consistent");
+        let active = memberships.active();
+        (active.index, (*active.membership).clone())
+    }
+
+    // A snapshot up to 5 of term 2, and a log that carries memberships at 4 and
+    // at 7. Where the log agrees with the snapshot, or just continues it, what
+    // comes after the snapshot counts. Where it contradicts the snapshot it will
+    // be replaced, and nothing of it does.
+    #[test]
+    fn memberships_after_the_snapshot_count_unless_the_log_contradicts_it() {
+        let meta = SnapshotMeta {
+            index: LogIndex(5),
+            term: Term(2),
+            membership: Arc::new(membership(3, 0)),
+            membership_index: LogIndex(4),
+        };
+        let log = |terms: &[u64]| {
+            let mut entries = found(0, 0, terms).entries;
+            for (index, voters) in [(4, 3), (7, 4)] {
+                let payload = EntryPayload::Membership(Arc::new(membership(voters, 0)));
+                entries[index - 1].payload = payload;
+            }
+            entries
+        };
+        let later = (LogIndex(7), membership(4, 0));
+        let of_snapshot = (LogIndex(4), membership(3, 0));
+        let agrees = log(&[1, 1, 1, 2, 2, 2, 2]);
+        assert_eq!(active(&meta, agrees.clone()), later, "it agrees");
+        assert_eq!(active(&meta, agrees[4..].to_vec()), later, "from 5 on");
+        assert_eq!(active(&meta, agrees[5..].to_vec()), later, "it continues");
+        let contradicts = log(&[1, 1, 1, 1, 1, 2, 2]);
+        assert_eq!(active(&meta, contradicts), of_snapshot);
+        assert_eq!(
+            active(&meta, agrees[..4].to_vec()),
+            of_snapshot,
+            "too short"
+        );
+    }
+
     #[test]
     fn impossible_parameters_are_refused() {
         let eager = Config {
@@ -379,5 +399,13 @@ mod tests {
             ..config()
         };
         assert!(Raft::new(equal, Recovered::default(), Millis(0)).is_err());
+        let stall = |milliseconds| {
+            let hasty = Config {
+                disk_stall_timeout: Millis(milliseconds),
+                ..config()
+            };
+            Raft::new(hasty, Recovered::default(), Millis(0)).is_ok()
+        };
+        assert!(!stall(99) && stall(100) && stall(101));
     }
 }

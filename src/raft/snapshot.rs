@@ -166,3 +166,57 @@ impl Raft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::stage::{Stage, config, membership};
+    use crate::raft::{Config, Divergence, Input};
+    use crate::types::Term;
+
+    fn taken(stage: &mut Stage, index: u64) -> Vec<Effect> {
+        let membership = membership(1, 0).into();
+        stage.step(Input::SnapshotTaken(SnapshotMeta {
+            index: LogIndex(index),
+            term: Term(2),
+            membership,
+            membership_index: LogIndex(1),
+        }))
+    }
+
+    fn with_entries() -> Stage {
+        let eager = Config {
+            trailing_entries: 0,
+            ..config()
+        };
+        let mut stage = Stage::leading(eager, membership(1, 0));
+        for text in ["a", "b", "c"] {
+            stage.propose(text);
+        }
+        stage
+    }
+
+    #[test]
+    fn snapshot_that_a_newer_one_overtook_changes_nothing() {
+        let mut stage = with_entries();
+        taken(&mut stage, 4);
+        assert!(taken(&mut stage, 3).is_empty());
+        assert!(taken(&mut stage, 4).is_empty());
+        assert_eq!(stage.core.log.snapshot().index, LogIndex(4));
+        assert_eq!(stage.core.log.snapshot_before(), LogIndex(0));
+    }
+
+    // It was taken of a wrong state: nothing may be forgotten for its sake.
+    #[test]
+    fn snapshot_of_a_diverged_node_does_not_count() {
+        let mut stage = with_entries();
+        stage.core.become_follower(stage.core.term, None);
+        stage.core.digests.diverged = Some(Divergence {
+            index: LogIndex(3),
+            own: 1,
+            agreed: 2,
+        });
+        assert!(taken(&mut stage, 4).is_empty());
+        assert_eq!(stage.core.log.snapshot().index, LogIndex(0));
+    }
+}

@@ -32,6 +32,8 @@
 //! members 1                 who its active membership names, and as what
 //! inject 2->1 heartbeat term=2 commit=9 …   (see `parse_message`)
 //! status [1 2]              log 1
+//! due 1                     when it wants to be woken
+//! peers 1                   what it knows of the others while it leads
 //! ```
 
 use std::collections::BTreeMap;
@@ -127,6 +129,8 @@ impl Script {
         match command {
             "log" => self.log(words.node(0)),
             "members" => self.members(words.node(0)),
+            "due" => self.due(words.node(0)),
+            "peers" => self.peers(words.node(0)),
             _ if silent => self.statuses(&words),
             _ => trace.iter().map(|line| format!("{line}\n")).collect(),
         }
@@ -138,7 +142,7 @@ impl Script {
 
     fn run(&mut self, command: &str, words: &Words<'_>) {
         match command {
-            "status" | "log" | "members" => {}
+            "status" | "log" | "members" | "due" | "peers" => {}
             "elect" => self.elect(words.node(0)),
             "settle" => self.settle(),
             "settle-nodes" => self.settle_between(words.node(0), words.node(1)),
@@ -367,6 +371,30 @@ impl Script {
             };
             let mark = if known.non_voter { " for good" } else { "" };
             writeln!(text, "{member:?} {role}{mark}").expect("into memory");
+        }
+        text
+    }
+
+    fn due(&mut self, id: NodeId) -> String {
+        let (now, due) = (self.cluster().now, self.cluster().deadline(id));
+        if due == Millis(u64::MAX) {
+            return format!("{id:?} waits for nothing\n");
+        }
+        format!("{id:?} in {} ms\n", due.0.saturating_sub(now.0))
+    }
+
+    fn peers(&mut self, id: NodeId) -> String {
+        let mut text = String::new();
+        for (peer, known) in self.cluster().status(id).expect("it is up").peers {
+            let (matched, next) = (known.match_index, known.next_index);
+            let heard = known.last_contact.map_or(0, |at| at.0);
+            let stream = if known.snapshot_in_flight {
+                " takes a snapshot"
+            } else {
+                ""
+            };
+            let line = format!("{peer:?} match={matched} next={next} heard-at={heard}{stream}");
+            writeln!(text, "{line}").expect("into memory");
         }
         text
     }

@@ -38,6 +38,7 @@ fn terms_survive_as_runs() {
         terms,
         [Some(0), Some(1), Some(1), Some(3), Some(3), Some(4), None]
     );
+    assert_eq!(log.runs.len(), 3, "one a term, however long");
 }
 
 #[test]
@@ -148,6 +149,69 @@ fn purge_keeps_terms_of_what_remains() {
     );
     log.append([entry(6, 3)]);
     assert_eq!(log.term_at(LogIndex(6)), Some(Term(3)));
+}
+
+/// What is counted, and what is there.
+fn sizes(log: &Log) -> (usize, usize) {
+    (log.cache_bytes, log.cache.iter().map(Entry::size).sum())
+}
+
+#[test]
+fn bytes_in_memory_are_counted_whatever_leaves() {
+    let mut log = log(&[1, 1, 1, 1, 1]);
+    log.truncate(LogIndex(5));
+    assert_eq!(sizes(&log).0, sizes(&log).1, "cut");
+    assert_eq!(log.uncommitted_bytes(), sizes(&log).1);
+    log.start_at(LogIndex(4), LogIndex(4));
+    assert_eq!(log.uncommitted_bytes(), 0);
+    log.advance_snapshot(Position {
+        index: LogIndex(4),
+        term: Term(1),
+    });
+    log.purge(LogIndex(1));
+    assert_eq!(sizes(&log).0, sizes(&log).1, "purged");
+    log.cache_bytes_max = sizes(&log).1 - 1;
+    log.evict();
+    assert_eq!(sizes(&log).0, sizes(&log).1, "evicted");
+    assert_eq!(log.cache.len(), 2);
+}
+
+#[test]
+fn cache_that_is_just_full_keeps_everything() {
+    let mut log = log(&[1, 1, 1]);
+    log.start_at(LogIndex(3), LogIndex(3));
+    log.cache_bytes_max = sizes(&log).0;
+    log.evict();
+    assert_eq!(log.cache.len(), 3);
+}
+
+#[test]
+fn range_takes_what_just_fits() {
+    let log = log(&[1, 1, 1]);
+    let size = entry(1, 1).size();
+    let taken = |bytes_max| {
+        let range = log.cached_range(LogIndex(1), LogIndex(3), bytes_max);
+        range.expect("in memory").len()
+    };
+    assert_eq!((taken(2 * size - 1), taken(2 * size)), (1, 2));
+}
+
+// A snapshot of term 3 cannot be continued by an entry of term 2.
+#[test]
+fn recovery_refuses_terms_that_fall_after_the_snapshot() {
+    let after = |term| {
+        let entries = vec![entry(6, term)];
+        Log::recover(Some(&meta(5, 3)), entries, 0).map(|log| log.last().term)
+    };
+    assert!(matches!(
+        after(2),
+        Err(RecoverError::Inconsecutive {
+            index: LogIndex(5),
+            ..
+        })
+    ));
+    assert_eq!(after(3).expect("the same term"), Term(3));
+    assert_eq!(after(4).expect("a later term"), Term(4));
 }
 
 #[test]
