@@ -282,6 +282,30 @@ mod tests {
         assert_eq!(plan(&three(), &same), Ok(Plan::Nothing));
     }
 
+    #[test]
+    fn sets_that_contradict_each_other_are_no_membership() {
+        let check = |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64]| {
+            let set = |list: &[u64]| list.iter().copied().map(NodeId).collect();
+            is_consistent(&Membership {
+                voters: set(voters),
+                voters_outgoing: set(outgoing),
+                learners: set(learners),
+                learners_next: set(next),
+                members: (1..=3).map(|id| (NodeId(id), member(1))).collect(),
+            })
+        };
+        assert!(check(&[1, 2], &[], &[3], &[]));
+        assert!(check(&[1, 2], &[1, 3], &[], &[3]), "3 becomes a learner");
+        assert!(!check(&[1, 2], &[], &[], &[]), "3 is nothing");
+        assert!(!check(&[1, 2, 4], &[], &[3], &[]), "4 is unknown");
+        assert!(!check(&[1, 2, 3], &[], &[3], &[]), "3 votes and does not");
+        assert!(!check(&[1, 2, 3], &[3], &[], &[3]), "3 will not and does");
+        assert!(!check(&[1, 2], &[], &[3], &[3]), "3 never voted");
+        assert!(!check(&[], &[], &[1, 2, 3], &[]), "learners of nobody");
+        assert!(!check(&[], &[1, 2, 3], &[], &[]), "towards nobody");
+        assert!(is_consistent(&Membership::default()), "before all");
+    }
+
     fn any_change() -> impl Strategy<Value = MembershipChange> {
         (0u8..5, 1u64..7, 1u64..3).prop_map(|(kind, id, life)| {
             let id = NodeId(id);

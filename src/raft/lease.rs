@@ -40,16 +40,13 @@ use crate::types::Millis;
 pub(super) struct Lease {
     /// Read contexts and when each was first sent, ascending.
     rounds: VecDeque<(u64, Millis)>,
-    /// Rounds up to this one left before all was settled.
-    floor: u64,
     /// A peer was asked to campaign: no lease in this term any more.
     forfeited: bool,
 }
 
 impl Lease {
     fn note(&mut self, context: u64, now: Millis) {
-        let is_later = self.rounds.back().is_none_or(|(_, at)| *at < now);
-        if is_later && !self.forfeited {
+        if self.rounds.back().is_none_or(|(_, at)| *at < now) {
             self.rounds.push_back((context, now));
         }
         if ROUNDS_MAX < self.rounds.len() {
@@ -58,15 +55,13 @@ impl Lease {
     }
 
     /// Only rounds begun from now on count.
-    pub(super) fn begin_after(&mut self, context: u64) {
-        self.floor = context;
+    pub(super) fn begin(&mut self) {
         self.rounds.clear();
     }
 
     /// For good.
     pub(super) fn forfeit(&mut self) {
         self.forfeited = true;
-        self.rounds.clear();
     }
 }
 
@@ -105,10 +100,8 @@ impl Raft {
             let peer = lead.peers.get(&id).filter(|p| patience <= p.patience);
             peer.map_or(0, |peer| peer.acked_context)
         });
-        let rounds = lead.lease.rounds.iter().rev();
-        let (_, sent_at) = rounds
-            .filter(|(context, _)| lead.lease.floor < *context)
-            .find(|(context, _)| *context <= confirmed)?;
+        let mut newest_first = lead.lease.rounds.iter().rev();
+        let (_, sent_at) = newest_first.find(|(context, _)| *context <= confirmed)?;
         let until = Millis(sent_at.0 + lease_length(patience, drift_permille).0);
         (self.now < until).then_some(until)
     }

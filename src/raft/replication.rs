@@ -110,9 +110,8 @@ impl Raft {
 
     /// Rounds that left before all was settled confirm no lease.
     fn begin_lease(&mut self) {
-        let context = self.reads.context();
         if let State::Leader(lead) = &mut self.state {
-            lead.lease.begin_after(context);
+            lead.lease.begin();
         }
     }
 
@@ -334,7 +333,7 @@ impl Raft {
         if !wanted {
             return false;
         }
-        if peer.next_index <= base && LogIndex(0) < base {
+        if peer.next_index <= base {
             self.start_stream(to);
             return false;
         }
