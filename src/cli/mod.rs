@@ -11,6 +11,7 @@ mod ending;
 mod logging;
 mod memory;
 mod node_id;
+mod recover;
 mod server;
 mod signals;
 mod snapshot;
@@ -39,6 +40,9 @@ pub async fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Ex
                     command: Raft::Snapshot { command },
                 },
         } => return Ok(snapshot::run(&command)?.into()),
+        Command::Operator {
+            command: Operator::Recover(command),
+        } => return Ok(recover::run(&command)?.into()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -88,6 +92,10 @@ enum Operator {
         #[command(subcommand)]
         command: Raft,
     },
+    /// Makes a cluster of the servers that are left when a quorum is lost for
+    /// good.
+    #[command(after_help = recover::HELP)]
+    Recover(recover::Recover),
 }
 
 #[derive(Debug, Subcommand)]

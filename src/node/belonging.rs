@@ -10,6 +10,8 @@ use crate::peer::{MembershipProof, OwnDurableEnd};
 use crate::raft::{Recovered, Status};
 use crate::types::{EntryPayload, Incarnation, LogIndex, Membership, NodeId};
 
+use super::survivors::Forced;
+
 /// The directory that a node runs on.
 #[derive(Clone)]
 pub(super) struct OwnDirectory {
@@ -31,6 +33,8 @@ pub(super) struct Belonging {
     /// Position of the newest committed membership that a peer showed, and that
     /// excludes this directory.
     shown_out: Option<LogIndex>,
+    /// A membership that an operator forced and that the log does not say yet.
+    forced: Option<Forced>,
     /// Once true, always true: a directory never becomes a member again.
     removed: bool,
 }
@@ -43,6 +47,7 @@ impl Belonging {
             directory,
             member_at: None,
             shown_out: None,
+            forced: None,
             removed: false,
         };
         if let Some(meta) = &recovered.snapshot {
@@ -59,6 +64,11 @@ impl Belonging {
         belonging
     }
 
+    /// Forgets what an operator forced as soon as the log says it.
+    pub fn await_forced(&mut self, forced: Option<Forced>) {
+        self.forced = forced;
+    }
+
     /// Notes a committed membership.
     fn note(&mut self, index: LogIndex, membership: &Membership) {
         if self.is_named_by(membership) {
@@ -71,6 +81,10 @@ impl Belonging {
     /// # Errors
     /// The disk failed.
     pub fn follow(&mut self, status: &Status) -> Result<(), String> {
+        let is_said = |forced: &mut Forced| forced.since < status.committed_membership_index;
+        if let Some(forced) = self.forced.take_if(is_said) {
+            (forced.forget)()?;
+        }
         self.note(
             status.committed_membership_index,
             &status.committed_membership,

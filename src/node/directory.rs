@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskError, RealDisk};
-use crate::types::{Incarnation, NodeId};
+use crate::snapshot::{SnapshotDirectory, SnapshotError};
+use crate::types::{Incarnation, LogIndex, NodeId, SnapshotMeta};
 
 use super::identity::{DirectoryIdentity, IdentityError};
 
@@ -79,6 +80,26 @@ impl DataDirectory {
     pub fn owner(&self) -> Option<(NodeId, Incarnation)> {
         let owner = self.owner.as_ref()?;
         Some((owner.id, owner.incarnation))
+    }
+
+    /// Position of the committed membership that excludes it, if it knows one.
+    #[must_use]
+    pub fn removed_at(&self) -> Option<LogIndex> {
+        self.owner.as_ref()?.removed_at
+    }
+
+    /// What its newest snapshot covers. Its header and footer are verified; one
+    /// without is set aside, as a start of the server would.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn newest_snapshot(&self) -> Result<Option<SnapshotMeta>, SnapshotError> {
+        let folder = self.path.join(SNAPSHOT_FOLDER);
+        if !self.disk.exists(&folder).map_err(SnapshotError::Disk)? {
+            return Ok(None);
+        }
+        let snapshots = SnapshotDirectory::open(Arc::clone(&self.disk), &folder)?;
+        Ok(snapshots.newest().map(|info| info.meta))
     }
 
     /// The configured `node_id` it belongs to.

@@ -24,6 +24,7 @@ use super::peers::Peers;
 use super::recovery::{Recovery, recover};
 use super::refusals::Refusals;
 use super::stream::Incoming;
+use super::survivors;
 use super::threads::{Foundation, Threads, config, durable_end};
 use super::upkeep::Upkeep;
 use super::wal_thread::chain;
@@ -136,6 +137,7 @@ impl Inner {
             Some(recovery) => (store, recovery),
             None => self.recover(store, lifecycle).await?,
         };
+        let recovery = self.force_membership(lifecycle, recovery)?;
         // The greeting says how far the log reaches, from the first one on.
         self.durable.set(durable_end(&recovery.1.recovered));
         let own = self.hello(recovery.1.cluster);
@@ -192,6 +194,28 @@ impl Inner {
             keeper: keeper.abort_handle(),
         };
         self.run(lifecycle, foundation, receiver, recovery, Some(network))
+    }
+
+    /// Takes up what an operator says of the survivors of a lost quorum.
+    fn force_membership(
+        &self,
+        lifecycle: &mut Lifecycle,
+        (store, mut recovery): (Box<Store>, Box<Recovery>),
+    ) -> Result<(Box<Store>, Box<Recovery>), PhysicalError> {
+        let recovered = &recovery.recovered;
+        match survivors::forced(&self.disk, &self.directory, &self.identity, recovered) {
+            Ok(forced) => {
+                recovery.forced = forced;
+                Ok((store, recovery))
+            }
+            Err(error) => {
+                *lifecycle = Lifecycle::Stopped {
+                    store,
+                    recovery: Some(recovery),
+                };
+                Err(refused(&error))
+            }
+        }
     }
 
     fn transport_options(&self) -> TransportOptions {

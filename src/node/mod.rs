@@ -61,6 +61,8 @@ mod network;
 
 mod recovery;
 
+mod survivors;
+
 mod space;
 
 mod upkeep;
@@ -89,4 +91,5 @@ pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;
 pub use options::{NodeOptions, ScrubOptions, SnapshotThresholds, Timings};
+pub use survivors::{Survivor, SurvivorsError};
 pub use upkeep::{FINDINGS_MAX, Finding, ScrubStatus};

@@ -19,6 +19,7 @@ use crate::wal::{Opened, Verdict, Wal, WalError, WalOptions};
 use super::error::NodeError;
 use super::identity::DirectoryIdentity;
 use super::snapshots::Snapshots;
+use super::survivors::Forced;
 use super::wal_thread::chain;
 
 /// A log ready to be written, and what the core starts from.
@@ -28,6 +29,8 @@ pub(super) struct Recovery {
     pub recovered: Recovered,
     /// The log ended in an unfinished write, which was cut.
     pub was_torn: bool,
+    /// What an operator says in place of the log.
+    pub forced: Option<Forced>,
 }
 
 impl Recovery {
@@ -99,6 +102,7 @@ pub(super) fn recover(
     Ok(Some(Recovery {
         wal,
         was_torn: matches!(verdict, Verdict::TornTail { .. }),
+        forced: None,
         cluster: owner.cluster,
         recovered: Recovered {
             hard_state,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::membership::autopilot::{AutopilotConfig, Stability};
 use crate::peer::DurableEnd;
 use crate::physical::Leadership;
-use crate::raft::{Config, Raft, ReadMode, Recovered};
+use crate::raft::{Config, Raft, ReadMode, RecoverError, Recovered};
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::queue::{self, Receiver};
@@ -30,6 +30,7 @@ use super::recovery::Recovery;
 use super::snapshots::Snapshots;
 use super::snapshotter::Snapshotter;
 use super::standing::StatusBoard;
+use super::survivors::Forced;
 use super::wal_thread::{WalThread, chain};
 
 /// What a run of the node is built on.
@@ -79,16 +80,15 @@ impl Parts {
         now: Millis,
     ) -> Result<Self, String> {
         let directory = &foundation.directory;
-        let belonging =
+        let mut belonging =
             Belonging::recover(foundation.config.id, directory.clone(), &recovery.recovered);
         directory.durable.set(durable_end(&recovery.recovered));
-        let snapshot_index = recovery
-            .recovered
-            .snapshot
-            .as_ref()
-            .map_or(LogIndex(0), |meta| meta.index);
-        let raft = Raft::new(foundation.config.clone(), recovery.recovered, now);
+        let covered = recovery.recovered.snapshot.as_ref();
+        let snapshot_index = covered.map_or(LogIndex(0), |meta| meta.index);
+        let forced = recovery.forced;
+        let raft = core(foundation, recovery.recovered, forced.as_ref(), now);
         let raft = raft.map_err(|error| chain(&error))?;
+        belonging.await_forced(forced);
         let (wal_sender, wal_receiver) = queue::channel();
         let (apply_sender, apply_receiver) = queue::channel();
         let (view_sender, view_receiver) = queue::channel();
@@ -200,6 +200,19 @@ pub(super) fn durable_end(recovered: &Recovered) -> DurableEnd {
         term: recovered.hard_state.term,
         index: last.map_or(covered, |entry| entry.index.max(covered)),
     }
+}
+
+fn core(
+    foundation: &Foundation,
+    recovered: Recovered,
+    forced: Option<&Forced>,
+    now: Millis,
+) -> Result<Raft, RecoverError> {
+    let mut raft = Raft::new(foundation.config.clone(), recovered, now)?;
+    if let Some(forced) = forced {
+        raft.force_membership(&forced.membership)?;
+    }
+    Ok(raft)
 }
 
 fn raft_thread(

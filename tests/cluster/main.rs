@@ -15,3 +15,5 @@ mod reads_and_writes;
 mod room;
 
 mod snapshots;
+
+mod survivors;

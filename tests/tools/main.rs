@@ -1,6 +1,7 @@
 //! The offline tools, as the program runs them: what they print, how they end,
 //! and that they leave alone what they must.
 
+mod recover;
 mod snapshots;
 
 mod wal;

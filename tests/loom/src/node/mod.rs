@@ -72,6 +72,20 @@ mod recovery {
         pub wal: Wal,
         pub cluster: ClusterId,
         pub recovered: Recovered,
+        pub forced: Option<super::survivors::Forced>,
+    }
+}
+
+mod survivors {
+    use std::sync::Arc;
+
+    use crate::types::{LogIndex, Membership};
+
+    /// A membership that counts in place of what the log says.
+    pub struct Forced {
+        pub membership: Arc<Membership>,
+        pub since: LogIndex,
+        pub forget: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     }
 }
 

@@ -186,6 +186,7 @@ fn founded(disk: &MemoryDisk, segment_bytes: u64) -> Recovery {
             entries: write.entries,
             applied_index: LogIndex(0),
         },
+        forced: None,
     }
 }
 

@@ -1,0 +1,298 @@
+//! `raft/peers.json`: an operator says who is left of a cluster that has lost
+//! its quorum for good.
+//!
+//! ```text
+//! [{"id":"n1","address":"host:8201","non_voter":false}]
+//! ```
+//! The same file goes to every survivor while all are stopped; it is read when
+//! a node is unsealed. What the log knows of the members named completes it:
+//! which directories they are. It then becomes `raft/survivors.json`, which
+//! also says where the log was, and counts, start after start, until the log
+//! itself says who is left (see [`Raft::force_membership`]); then it goes.
+//!
+//! [`Raft::force_membership`]: crate::raft::Raft::force_membership
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{Disk, DiskError};
+use crate::peer::{AddressError, check_advertised};
+use crate::raft::Recovered;
+use crate::types::{EntryPayload, LogIndex, Member, Membership, Term};
+
+use super::identity::{DirectoryIdentity, node_number, replace_file};
+use super::wal_thread::chain;
+
+/// Folder and names within the data directory.
+const FOLDER: &str = "raft";
+const OPERATORS_FILE: &str = "peers.json";
+const OWN_FILE: &str = "survivors.json";
+/// More than this names no cluster.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const VERSION: u32 = 1;
+
+/// A membership that counts in place of what the log says.
+#[derive(Clone)]
+pub(super) struct Forced {
+    /// Who is left.
+    pub membership: Arc<Membership>,
+    /// What was committed when the node started with it.
+    pub since: LogIndex,
+    /// The log says it now: forgets the file.
+    pub forget: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+/// A member in `peers.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survivor {
+    /// Its configured `node_id`.
+    pub id: String,
+    /// Its cluster address, `host:port`.
+    pub address: String,
+    /// A permanent non-voter.
+    #[serde(default)]
+    pub non_voter: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    /// What was committed, and the term, when it was first read.
+    commit: u64,
+    term: u64,
+    peers: Vec<Survivor>,
+}
+
+/// Why `peers.json` is not followed. The node does not start with it: it must
+/// be corrected or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SurvivorsError {
+    /// Not what it should be.
+    #[error("read {path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A server that the log does not name.
+    #[error(
+        "raft/peers.json names {0:?}, of which the log of this node knows nothing: name only \
+         members of the lost cluster, and let other servers join afterwards"
+    )]
+    Unknown(String),
+    /// One server twice.
+    #[error("raft/peers.json names {0:?} twice")]
+    Twice(String),
+    /// Nobody could be elected.
+    #[error("raft/peers.json names no voter")]
+    NoVoter,
+    /// This node, or its name with another directory.
+    #[error(
+        "raft/peers.json does not name this node, {0:?}: stop it for good, or add it to the file \
+         on every survivor"
+    )]
+    NotThisNode(String),
+    /// Its name has joined again since with another directory.
+    #[error(
+        "the member {0:?} in the log is another data directory than this one: empty this one and \
+         let it join again"
+    )]
+    FormerLife(String),
+    /// An address that peers could not use.
+    #[error("raft/peers.json, {id:?}")]
+    Address {
+        /// Whose.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// The disk failed.
+    #[error("read raft/peers.json")]
+    Disk(#[from] DiskError),
+}
+
+/// What an operator forces upon this node, if anything.
+///
+/// # Errors
+/// See [`SurvivorsError`].
+pub(super) fn forced(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    identity: &DirectoryIdentity,
+    recovered: &Recovered,
+) -> Result<Option<Forced>, SurvivorsError> {
+    let folder = directory.join(FOLDER);
+    let (theirs, own) = (folder.join(OPERATORS_FILE), folder.join(OWN_FILE));
+    let commit = committed(recovered);
+    let stored = if disk.exists(&theirs)? {
+        let stored = Stored {
+            version: VERSION,
+            commit: commit.0,
+            term: recovered.hard_state.term.0,
+            peers: parse(&read(disk.as_ref(), &theirs)?, &theirs)?,
+        };
+        // Checked before it is taken over.
+        membership(&stored.peers, identity, recovered)?;
+        let bytes = serde_json::to_vec_pretty(&stored).unwrap_or_default();
+        replace_file(disk.as_ref(), &folder, OWN_FILE, &bytes)?;
+        disk.remove(&theirs)?;
+        disk.sync_dir(&folder)?;
+        stored
+    } else if disk.exists(&own)? {
+        let stored: Stored = parse(&read(disk.as_ref(), &own)?, &own)?;
+        if stored.version != VERSION {
+            let reason = format!("version {}, this program knows {VERSION}", stored.version);
+            return Err(malformed(&own, reason));
+        }
+        stored
+    } else {
+        return Ok(None);
+    };
+    let membership = membership(&stored.peers, identity, recovered)?;
+    let forget = forgetter(Arc::clone(disk), folder);
+    if is_said(recovered, &stored, &membership) {
+        if let Err(reason) = forget() {
+            tracing::warn!(reason, "raft/survivors.json stays");
+        }
+        return Ok(None);
+    }
+    tracing::warn!(
+        ?membership,
+        "an operator says who is left of the cluster: entries that only others held are lost"
+    );
+    Ok(Some(Forced {
+        membership: Arc::new(membership),
+        since: commit,
+        forget,
+    }))
+}
+
+fn committed(recovered: &Recovered) -> LogIndex {
+    let covered = recovered.snapshot.as_ref().map(|meta| meta.index);
+    let known = recovered.hard_state.commit_index;
+    known
+        .max(recovered.applied_index)
+        .max(covered.unwrap_or_default())
+}
+
+/// Whether the log has said it, committed, since the file came.
+fn is_said(recovered: &Recovered, stored: &Stored, forced: &Membership) -> bool {
+    let is_later = |index: LogIndex| stored.commit < index.0;
+    let by_snapshot = recovered.snapshot.as_ref().is_some_and(|meta| {
+        let later_leader = Term(stored.term) < meta.term;
+        is_later(meta.membership_index) && (later_leader || *meta.membership == *forced)
+    });
+    let commit = committed(recovered);
+    let by_entry = recovered.entries.iter().any(|entry| {
+        let says = match &entry.payload {
+            EntryPayload::Membership(membership) => **membership == *forced,
+            _ => false,
+        };
+        says && is_later(entry.index) && entry.index <= commit
+    });
+    by_snapshot || by_entry
+}
+
+/// The membership that the file means: its directories are those that the log
+/// named last.
+fn membership(
+    peers: &[Survivor],
+    identity: &DirectoryIdentity,
+    recovered: &Recovered,
+) -> Result<Membership, SurvivorsError> {
+    let known = known_members(recovered);
+    let mut membership = Membership::default();
+    for peer in peers {
+        let Some(member) = known.get(peer.id.as_str()) else {
+            return Err(SurvivorsError::Unknown(peer.id.clone()));
+        };
+        check_advertised(&peer.address).map_err(|source| SurvivorsError::Address {
+            id: peer.id.clone(),
+            source,
+        })?;
+        let id = node_number(&peer.id);
+        let member = Member {
+            address: peer.address.clone(),
+            non_voter: peer.non_voter,
+            ..(*member).clone()
+        };
+        if membership.members.insert(id, member).is_some() {
+            return Err(SurvivorsError::Twice(peer.id.clone()));
+        }
+        match peer.non_voter {
+            true => membership.learners.insert(id),
+            false => membership.voters.insert(id),
+        };
+    }
+    if membership.voters.is_empty() {
+        return Err(SurvivorsError::NoVoter);
+    }
+    let own = membership.members.get(&identity.id);
+    match own.map(|member| member.incarnation == identity.incarnation) {
+        Some(true) => Ok(membership),
+        Some(false) => Err(SurvivorsError::FormerLife(identity.name.clone())),
+        None => Err(SurvivorsError::NotThisNode(identity.name.clone())),
+    }
+}
+
+/// Everybody the log names, as it named them last.
+fn known_members(recovered: &Recovered) -> BTreeMap<&str, &Member> {
+    let snapshot = recovered.snapshot.as_ref().map(|meta| &meta.membership);
+    let entries = recovered
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.payload {
+            EntryPayload::Membership(membership) => Some(membership),
+            _ => None,
+        });
+    let mut known = BTreeMap::new();
+    for membership in snapshot.into_iter().chain(entries) {
+        for member in membership.members.values() {
+            known.insert(member.name.as_str(), member);
+        }
+    }
+    known
+}
+
+fn forgetter(
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
+    Arc::new(move || {
+        let removed = disk.remove(&folder.join(OWN_FILE));
+        let removed = removed.and_then(|()| disk.sync_dir(&folder));
+        tracing::info!("the log says who is left of the cluster");
+        removed.map_err(|error| chain(&error))
+    })
+}
+
+fn malformed(path: &Path, reason: String) -> SurvivorsError {
+    SurvivorsError::Malformed {
+        path: path.display().to_string(),
+        reason,
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8], path: &Path) -> Result<T, SurvivorsError> {
+    serde_json::from_slice(bytes).map_err(|error| malformed(path, error.to_string()))
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<Vec<u8>, SurvivorsError> {
+    let file = disk.open(path)?;
+    let length = file.length()?;
+    if FILE_BYTES_MAX < length {
+        let reason = format!("{length} bytes, at most {FILE_BYTES_MAX}");
+        return Err(malformed(path, reason));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
