@@ -28,6 +28,7 @@ pub fn presets() -> Vec<Preset> {
         fig8(),
         promotion(),
         reads(),
+        learner_reads(),
         transfer(),
         snapshot(),
         ongaro_2015(),
@@ -117,12 +118,13 @@ fn promotion() -> Preset {
         bounds: Bounds {
             term_max: 3,
             changes: 1,
+            abdications: 1,
             wishes: vec![Wish::Promote],
             elections: Elections::AtOnce,
             round_trips: true,
             ..Bounds::new(2, 1)
         },
-        witnesses: vec![Witness::LearnerPromoted],
+        witnesses: vec![Witness::LearnerPromoted, Witness::LaterLeader],
     }
 }
 
@@ -172,21 +174,39 @@ fn ongaro_2015() -> Preset {
 fn reads() -> Preset {
     Preset {
         name: "reads",
-        is_quick: true,
         purpose: "a read on any node while leadership moves",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 3,
+            reads: 1,
+            elections: Elections::AtOnce,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![
+            Witness::LaterLeader,
+            Witness::LeaderRead,
+            Witness::FollowerRead,
+        ],
+    }
+}
+
+fn learner_reads() -> Preset {
+    Preset {
+        name: "learner-reads",
+        purpose: "a read on any of two voters and a learner; the first leader steps down",
+        is_quick: true,
         bounds: Bounds {
             term_max: 3,
             proposals: 1,
             reads: 1,
+            // Two voters elect another leader only when the first gave up: it
+            // trusts itself, and ignores who asks.
+            abdications: 1,
             elections: Elections::AtOnce,
-            round_trips: false,
+            round_trips: true,
             ..Bounds::new(2, 1)
         },
-        witnesses: vec![
-            Witness::LeaderRead,
-            Witness::FollowerRead,
-            Witness::LearnerRead,
-        ],
+        witnesses: vec![Witness::LaterLeader, Witness::LearnerRead],
     }
 }
 

@@ -293,8 +293,7 @@ impl World {
 
     /// Looks up or finds out what a node does.
     fn reaction(&mut self, local: u32, code: u32, prompt: bool) -> u32 {
-        let key = (u64::from(local) << 33) | (u64::from(code) << 1) | u64::from(prompt);
-        let key = key + 1;
+        let key = key(local, code, prompt);
         if let Some(found) = self.reaction_of.find(key) {
             return found;
         }
@@ -511,6 +510,11 @@ impl World {
     }
 }
 
+/// By what a reaction is looked up.
+fn key(local: u32, code: u32, prompt: bool) -> u64 {
+    ((u64::from(local) << 33) | (u64::from(code) << 1) | u64::from(prompt)) + 1
+}
+
 /// What can happen to a node by itself.
 fn menu(bounds: &Bounds) -> Vec<Stimulus> {
     let mut menu = vec![
@@ -534,3 +538,6 @@ fn menu(bounds: &Bounds) -> Vec<Stimulus> {
     }
     menu
 }
+
+#[cfg(test)]
+mod tests;
