@@ -3,7 +3,7 @@
 //! further.
 
 use holdfast::sim::model::{
-    Bounds, Elections, Ending, Limits, Report, Wish, Witness, explore, presets,
+    Bounds, Elections, Ending, Limits, Preset, Report, Wish, Witness, explore, presets,
 };
 
 const LIMITS: Limits = Limits {
@@ -24,10 +24,20 @@ fn search(bounds: &Bounds, witnesses: &[Witness]) -> Report {
     judge(report, witnesses)
 }
 
+fn preset(name: &str) -> Preset {
+    let preset = presets().into_iter().find(|preset| preset.name == name);
+    preset.expect("a preset of that name")
+}
+
+/// A preset to its end.
+fn whole(name: &str) -> Report {
+    let preset = preset(name);
+    search(&preset.bounds, &preset.witnesses)
+}
+
 /// A preset as far as paths of a few steps lead.
 fn begin(name: &str, depth_max: u32, witnesses: &[Witness]) -> Report {
-    let preset = presets().into_iter().find(|preset| preset.name == name);
-    let preset = preset.expect("a preset of that name");
+    let preset = preset(name);
     let limits = Limits {
         depth_max,
         ..LIMITS
@@ -139,8 +149,6 @@ fn learner_behind_a_purged_log_gets_the_snapshot() {
     search(&bounds, &[Witness::SnapshotInstalled]);
 }
 
-/// Renumbering merges states and loses none: a search without it comes to the
-/// same witnesses, over up to six times as many states.
 #[test]
 fn figure_8_from_its_middle_keeps_what_is_committed() {
     begin("fig8", 11, &[Witness::TailReplaced]);
@@ -149,6 +157,37 @@ fn figure_8_from_its_middle_keeps_what_is_committed() {
 #[test]
 fn second_change_from_the_middle_of_the_2015_bug_waits() {
     begin("ongaro-2015", 5, &[Witness::LaterLeader]);
+}
+
+#[test]
+fn candidate_holds_what_it_advertises() {
+    whole("slow-disks");
+}
+
+#[test]
+fn append_sent_again_proves_nothing_of_an_older_tail() {
+    begin("evicted", 9, &[Witness::CommandCommitted]);
+}
+
+#[test]
+fn second_removal_waits_for_the_first() {
+    begin("two-changes", 7, &[Witness::LaterLeader]);
+}
+
+#[test]
+fn two_learners_take_over_from_the_only_voter() {
+    whole("move");
+}
+
+#[test]
+fn new_leader_answers_no_read_before_it_knows_what_is_committed() {
+    let witnesses = [Witness::LaterLeader, Witness::LearnerRead];
+    begin("learner-reads", 9, &witnesses);
+}
+
+#[test]
+fn former_leader_answers_no_read() {
+    begin("reads", 8, &[Witness::LaterLeader, Witness::FollowerRead]);
 }
 
 /// Renumbering merges states and loses none: without it the search comes to

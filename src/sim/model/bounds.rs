@@ -34,6 +34,8 @@ pub enum Wish {
     Replace,
     /// A voter becomes a learner.
     Demote,
+    /// All learners become voters and all voters leave, jointly.
+    Move,
 }
 
 /// One node's log at the start, beyond what every founder has: the durable
@@ -76,6 +78,10 @@ pub struct Bounds {
     pub duplicates: u8,
     /// Heartbeats that were due.
     pub heartbeats: u8,
+    /// Leaders that wait for answers as long as an election timeout, and send
+    /// again what has none. Not beside `heartbeats`: a leader's clock would
+    /// move by steps that rounding cannot tell apart.
+    pub waits: u8,
     /// Leaders that step down because nobody answered for long.
     pub abdications: u8,
     /// Reads asked for, on any node.
@@ -94,6 +100,8 @@ pub struct Bounds {
     pub round_trips: bool,
     /// Appends carry one entry each: there are more moments between them.
     pub one_entry_a_message: bool,
+    /// Entries are no longer in memory once they are executed.
+    pub evicts: bool,
     /// Appends on their way to one peer.
     pub inflight_messages: u8,
     /// Of states that differ only in who is who, one is searched.
@@ -115,6 +123,7 @@ impl Bounds {
             slow_writes: 0,
             duplicates: 0,
             heartbeats: 0,
+            waits: 0,
             abdications: 0,
             reads: 0,
             transfers: 0,
@@ -124,6 +133,7 @@ impl Bounds {
             elections: Elections::PreVoteAtOnce,
             round_trips: false,
             one_entry_a_message: false,
+            evicts: false,
             inflight_messages: 2,
             symmetry: true,
             prepared: Vec::new(),
@@ -145,6 +155,7 @@ impl Bounds {
             "slow_writes" => &mut self.slow_writes,
             "duplicates" => &mut self.duplicates,
             "heartbeats" => &mut self.heartbeats,
+            "waits" => &mut self.waits,
             "abdications" => &mut self.abdications,
             "reads" => &mut self.reads,
             "transfers" => &mut self.transfers,
@@ -232,6 +243,10 @@ impl Bounds {
                 Wish::Promote => offered.extend(learners().map(|id| vec![Promote(id)])),
                 Wish::Remove => offered.extend(voters().map(|id| vec![Remove(id)])),
                 Wish::Demote => offered.extend(voters().map(|id| vec![Demote(id)])),
+                Wish::Move => {
+                    let arrive = learners().map(Promote);
+                    offered.push(arrive.chain(voters().map(Remove)).collect());
+                }
                 Wish::Replace => {
                     for learner in learners() {
                         offered.extend(voters().map(|id| vec![Promote(learner), Remove(id)]));
@@ -255,6 +270,7 @@ pub(super) enum Countable {
     SlowWrite,
     Duplicate,
     Heartbeat,
+    Wait,
     Abdication,
     Read,
     Transfer,
@@ -275,6 +291,7 @@ impl Used {
             Countable::SlowWrite => bounds.slow_writes,
             Countable::Duplicate => bounds.duplicates,
             Countable::Heartbeat => bounds.heartbeats,
+            Countable::Wait => bounds.waits,
             Countable::Abdication => bounds.abdications,
             Countable::Read => bounds.reads,
             Countable::Transfer => bounds.transfers,

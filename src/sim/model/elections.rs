@@ -13,8 +13,7 @@ impl World {
     pub(super) fn elections(&mut self, state: &State, node: usize, found: &mut Vec<Successor>) {
         let local = self.local(state, node);
         let below = local.written.hard_state.term.0 < self.bounds.term_max;
-        let idle = local.raft.role() != Role::Leader && local.pending.is_empty();
-        if !below || !idle {
+        if !below || local.raft.role() == Role::Leader {
             return;
         }
         match self.bounds.elections {

@@ -35,6 +35,8 @@ pub(super) enum Stimulus {
     Timeout,
     /// A leader's next heartbeat is due.
     Heartbeat,
+    /// It is, and what has no answer yet is late.
+    Wait,
     Propose(u64),
     Read(RequestId),
     Change(Vec<MembershipChange>),
@@ -184,6 +186,10 @@ impl Local {
                 run.advance(HEARTBEAT);
                 run.step(Input::Tick)?;
             }
+            Stimulus::Wait => {
+                run.advance(ELECTION_TIMEOUT);
+                run.step(Input::Tick)?;
+            }
             Stimulus::Propose(number) => run.step(Input::Propose {
                 id: RequestId(0),
                 payload: EntryPayload::Command([*number as u8].into()),
@@ -227,7 +233,7 @@ fn config(id: NodeId, life: u64, bounds: &Bounds) -> Config {
             plenty
         },
         uncommitted_bytes_max: plenty,
-        cache_bytes_max: plenty,
+        cache_bytes_max: if bounds.evicts { 0 } else { plenty },
         trailing_entries: 0,
         read_mode: ReadMode::Quorum,
         disk_stall_timeout: NEVER,
@@ -560,11 +566,11 @@ fn check_sent(local: &Local, to: NodeId, message: &Message) -> Result<(), Violat
             granted: true,
             ..
         } if durable == term && vote != Some(to) => wrong("VoteDurable", "the vote is not durable"),
-        Message::VoteRequest {
-            pre: false,
-            last_index,
-            ..
-        } if !holds(*last_index) => wrong("CandidacyDurable", "it advertises what is not durable"),
+        // A pre-vote too: nobody shall be asked in the name of entries that
+        // may still vanish.
+        Message::VoteRequest { last_index, .. } if !holds(*last_index) => {
+            wrong("CandidacyDurable", "it advertises what is not durable")
+        }
         // In a later term the tail may be cut again, whatever was true before.
         Message::AppendResponse {
             result: AppendResult::Matched { match_index },

@@ -31,6 +31,10 @@ pub fn presets() -> Vec<Preset> {
         learner_reads(),
         transfer(),
         snapshot(),
+        slow_disks(),
+        evicted(),
+        two_changes(),
+        moved(),
         ongaro_2015(),
         stepwise(),
         joint(),
@@ -241,6 +245,84 @@ fn snapshot() -> Preset {
             ..Bounds::new(1, 1)
         },
         witnesses: vec![Witness::SnapshotInstalled, Witness::WritesLost],
+    }
+}
+
+fn slow_disks() -> Preset {
+    Preset {
+        name: "slow-disks",
+        purpose: "whoever asks for votes holds what it advertises, however slow its disk",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 3,
+            proposals: 1,
+            slow_writes: 1,
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::LaterLeader, Witness::CommandCommitted],
+    }
+}
+
+fn evicted() -> Preset {
+    use PreparedEntry::{Command, Noop};
+    let log = |entries: &[(u64, PreparedEntry)]| Prepared {
+        term: 2,
+        entries: entries.to_vec(),
+    };
+    let tail = log(&[(2, Noop), (2, Command), (2, Command)]);
+    let behind = log(&[(2, Noop)]);
+    Preset {
+        name: "evicted",
+        purpose: "a leader whose memory holds only what is not executed yet sends again \
+                  to a follower with a tail of an older term",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 3,
+            proposals: 1,
+            waits: 1,
+            evicts: true,
+            elections: Elections::AtOnce,
+            round_trips: true,
+            prepared: vec![tail, behind.clone(), behind],
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::CommandCommitted, Witness::TailReplaced],
+    }
+}
+
+fn two_changes() -> Preset {
+    Preset {
+        name: "two-changes",
+        purpose: "two of three voters are removed, one after the other, while leaders change",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 3,
+            changes: 2,
+            wishes: vec![Wish::Remove],
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::LaterLeader, Witness::NodeRemoved],
+    }
+}
+
+fn moved() -> Preset {
+    Preset {
+        name: "move",
+        purpose: "two learners take over from the only voter, jointly",
+        is_quick: true,
+        bounds: Bounds {
+            term_max: 3,
+            changes: 1,
+            wishes: vec![Wish::Move],
+            elections: Elections::AtOnce,
+            round_trips: true,
+            ..Bounds::new(1, 2)
+        },
+        witnesses: vec![Witness::JointCommitted, Witness::JointLeft],
     }
 }
 

@@ -77,6 +77,7 @@ impl World {
                 (stepwise && below).then_some(used)
             }
             Stimulus::Heartbeat if leads => once_more(Countable::Heartbeat),
+            Stimulus::Wait if leads => once_more(Countable::Wait),
             Stimulus::Propose(number) if leads => {
                 let next = u64::from(used.count(Countable::Proposal)) + 1;
                 (*number == next).then(|| once_more(Countable::Proposal))?

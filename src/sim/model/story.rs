@@ -119,6 +119,7 @@ fn happening(stimulus: &Stimulus) -> String {
     match stimulus {
         Stimulus::Timeout => "times out".to_owned(),
         Stimulus::Heartbeat => "heartbeats".to_owned(),
+        Stimulus::Wait => "sends again what has no answer".to_owned(),
         Stimulus::Propose(number) => format!("is asked to append command {number}"),
         Stimulus::Read(id) => format!("is asked to read ({})", id.0),
         Stimulus::Change(changes) => format!("is asked for {changes:?}"),

@@ -520,6 +520,7 @@ fn menu(bounds: &Bounds) -> Vec<Stimulus> {
     let mut menu = vec![
         Stimulus::Timeout,
         Stimulus::Heartbeat,
+        Stimulus::Wait,
         Stimulus::TakeSnapshot,
         Stimulus::Sync { all: true },
         Stimulus::Sync { all: false },
