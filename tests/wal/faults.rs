@@ -379,6 +379,34 @@ fn segment_of_another_history_is_damage() {
 }
 
 #[test]
+fn what_an_earlier_use_of_the_file_left_beyond_the_end_is_nothing() {
+    // The earlier log went further. What it left says where it belongs, and is
+    // intact; it must neither be read nor vouch for the gap before it.
+    let mut earlier = History::salted(0x0dd);
+    let mut history = History::new();
+    for life in [&mut earlier, &mut history] {
+        life.append(|m| m.append(1, &[10]));
+        life.append(|m| m.append(1, &[20]));
+    }
+    for _ in 0..3 {
+        earlier.append(|m| m.append(1, &[30]));
+    }
+    let path = &segment_paths(&history.disk)[0];
+    let left = earlier.disk.map(path).unwrap();
+    let newest = history.states.last().unwrap();
+    let end = 3;
+    for first in end..end + 3 {
+        let disk = history.disk.duplicate();
+        let begin = first * BLOCK;
+        assert!(left.bytes()[begin as usize..].starts_with(b"HFB1"));
+        let beyond = begin as usize..((BLOCKS - 1) * BLOCK) as usize;
+        disk.overwrite(path, begin, &left.bytes()[beyond]).unwrap();
+        let (_, opened) = open(&disk, options(BLOCKS)).unwrap();
+        assert!(newest.matches_entries(&opened), "from {first}: {opened:?}");
+    }
+}
+
+#[test]
 fn extra_files_are_ignored_and_extra_segments_are_damage() {
     let history = history();
     let newest = history.states.last().unwrap();
