@@ -6,13 +6,19 @@ use std::collections::BTreeSet;
 use holdfast::sim::{Act, Mark, Plan};
 use jepsen::simulation::{Campaign, judge};
 
-/// Seeds of the slice: as many as a few seconds allow without optimisation.
+/// Seeds of the slice: as many as a few seconds allow without optimisation;
+/// `HOLDFAST_SEEDS` asks for another number.
 const SEEDS: u64 = 100;
+
+fn seeds() -> u64 {
+    let asked = std::env::var("HOLDFAST_SEEDS").ok();
+    asked.map_or(SEEDS, |count| count.parse().expect("a number of seeds"))
+}
 
 #[test]
 fn slice_of_seeds_holds() {
     let tally = Campaign {
-        seeds: 0..SEEDS,
+        seeds: 0..seeds(),
         jobs: 2,
         failures_max: 1,
         refines: false,

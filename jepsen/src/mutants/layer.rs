@@ -13,7 +13,7 @@ use super::patch::Patch;
 use super::tree::Tree;
 
 /// A way of testing; the order is that of their cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum LayerName {
     /// Tests beside the code, on chosen data.
     Unit,
@@ -86,10 +86,7 @@ pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
     let properties = tree.properties(&modules)?;
     let touches = |names: &[&str]| names.iter().any(|name| modules.contains(*name));
     let beside = modules.iter().map(|name| format!("{name}::")).collect();
-    let mut runs = vec![
-        Run::of(LayerName::Unit, None, beside).without(&properties),
-        Run::of(LayerName::Sim, Some("sim"), Vec::new()),
-    ];
+    let mut runs = vec![Run::of(LayerName::Unit, None, beside).without(&properties)];
     if !properties.is_empty() {
         runs.push(Run::of(LayerName::Proptest, None, properties));
     }
@@ -111,6 +108,14 @@ pub fn runs_for(patch: &Patch, tree: &Tree) -> anyhow::Result<Vec<Run>> {
     runs.retain(|run| run.target.is_none_or(|name| tree.has_test(name)));
     runs.sort();
     Ok(runs)
+}
+
+/// Seeds, one after the other, until one fails.
+#[must_use]
+pub fn seeds(tree: &Tree) -> Option<Run> {
+    let chosen = vec!["slice_of_seeds_holds".to_owned()];
+    let run = Run::of(LayerName::Sim, Some("sim"), chosen);
+    tree.has_simulation().then_some(run)
 }
 
 /// The stories and walks of whole clusters with no other observer than the
@@ -166,6 +171,9 @@ impl Run {
             None => command.arg("--lib"),
             Some(name) => command.args(["--test", name]),
         };
+        if self.layer == LayerName::Sim {
+            command.args(["--package", "jepsen"]);
+        }
         let output = command.output().context("run cargo")?;
         let messages = String::from_utf8_lossy(&output.stdout);
         let messages = messages
@@ -215,6 +223,7 @@ impl Run {
             .args(self.skipped.iter().flat_map(|name| ["--skip", name]))
             .current_dir(&tree.root)
             .env("RUST_BACKTRACE", "0")
+            .env("HOLDFAST_SEEDS", SEEDS_MAX)
             .envs(self.observer.map(|name| ("HOLDFAST_ONLY", name)))
             .stdin(Stdio::null())
             .stderr(output.try_clone()?)
@@ -233,7 +242,13 @@ impl Run {
             std::thread::sleep(Duration::from_millis(10));
         };
         let output = fs::read(&output_path).unwrap_or_default();
-        Ok(judge(&String::from_utf8_lossy(&output), status))
+        let output = String::from_utf8_lossy(&output);
+        Ok(match (judge(&output, status), failed_seed(&output)) {
+            (Outcome::Failed(_, complaint), Some(seed)) if self.layer == LayerName::Sim => {
+                Outcome::Failed(format!("seed {seed} of 0..{}", seed + 1), complaint)
+            }
+            (outcome, _) => outcome,
+        })
     }
 }
 
@@ -242,11 +257,12 @@ fn output_path(tree: &Tree) -> PathBuf {
 }
 
 fn judge(output: &str, status: ExitStatus) -> Outcome {
-    let mut failed = output
+    let failed = output
         .lines()
         .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    if let Some(name) = failed.next() {
-        return Outcome::Failed(name.to_owned(), complaint(output));
+    // Bytes that are pinned differ for many reasons; whoever says why is named.
+    if let Some(name) = failed.min_by_key(|name| name.contains("golden")) {
+        return Outcome::Failed(name.to_owned(), complaint(output, name));
     }
     if !status.success() {
         let last = output.lines().rfind(|line| !line.trim().is_empty());
@@ -257,11 +273,20 @@ fn judge(output: &str, status: ExitStatus) -> Outcome {
     if ran { Outcome::Passed } else { Outcome::Empty }
 }
 
-/// What the first panic says; of a transcript that differs, which one.
-fn complaint(output: &str) -> String {
+/// The seed that a failing campaign tells to replay.
+fn failed_seed(output: &str) -> Option<u64> {
+    let (_, after) = output.split_once("--seed ")?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// What a test says first when it panics; of a transcript that differs, which
+/// one.
+fn complaint(output: &str, test: &str) -> String {
+    let thread = format!("thread '{test}' ");
     let mut lines = output
         .lines()
-        .skip_while(|line| !line.contains(" panicked at "))
+        .skip_while(|line| !(line.starts_with(&thread) && line.contains("panicked at ")))
         .skip(1);
     let first = lines.next().unwrap_or_default();
     let words = match lines.next() {
@@ -274,6 +299,8 @@ fn complaint(output: &str) -> String {
 
 /// Of a panic's words, as many are shown.
 const COMPLAINT_CHARS_MAX: usize = 70;
+/// As many seeds are tried.
+const SEEDS_MAX: &str = "1000";
 /// Address space of a test binary.
 const MEMORY_KIB: u64 = 6 << 20;
 
@@ -285,7 +312,8 @@ mod tests {
 
     #[test]
     fn first_failed_test_is_named() {
-        let output = "test a ... ok\ntest b::c ... FAILED\ntest d ... FAILED\n";
+        let output = "test a ... ok\ntest golden::a ... FAILED\ntest b::c ... FAILED\n\
+                      test d ... FAILED\n";
         let status = ExitStatus::from_raw(101 << 8);
         let expected = Outcome::Failed("b::c".to_owned(), String::new());
         assert_eq!(judge(output, status), expected);
@@ -294,10 +322,17 @@ mod tests {
     #[test]
     fn complaint_is_the_first_panic_or_the_transcript() {
         let panic = "x\nthread 'a' (7) panicked at src/x.rs:1:2:\nthe term went back\nnote: b\n";
-        assert_eq!(complaint(panic), "the term went back");
+        assert_eq!(complaint(panic, "a"), "the term went back");
+        assert_eq!(complaint(panic, "b"), "");
         let differs = "thread 'a' panicked at t.rs:1:2:\nUPDATE=1 if intended:\n/a/b/fig.txt:7\n";
-        assert_eq!(complaint(differs), "fig.txt:7");
-        assert_eq!(complaint("nothing"), "");
+        assert_eq!(complaint(differs, "a"), "fig.txt:7");
+    }
+
+    #[test]
+    fn failed_seed_is_the_one_to_replay() {
+        let output = "ReadValid\nreplay: jepsen -- sim --seed 41 --trace\n";
+        assert_eq!(failed_seed(output), Some(41));
+        assert_eq!(failed_seed("test a ... ok"), None);
     }
 
     #[test]

@@ -8,11 +8,12 @@
 mod catalogue;
 mod layer;
 mod patch;
+mod record;
 mod score;
 mod tree;
 mod worker;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ use anyhow::{Context, bail, ensure};
 
 use catalogue::{Catalogue, Mutant};
 use layer::LayerName;
+use record::Record;
 use score::Verdict;
 use worker::{Scope, Worker};
 
@@ -50,6 +52,9 @@ pub struct MutantsArguments {
     /// Write patches whose surroundings moved anew.
     #[arg(long)]
     refresh: bool,
+    /// Keep the verdicts of a run of the same sources that was interrupted.
+    #[arg(long)]
+    resume: bool,
     /// Also write the table of results here.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -82,17 +87,23 @@ fn answer(arguments: &MutantsArguments) -> anyhow::Result<bool> {
         .collect::<anyhow::Result<_>>()?;
     let scope = Scope {
         layer: arguments.layer,
-        up_to_expected: arguments.rotating.is_some(),
+        expected: arguments.rotating.is_some(),
         specification: arguments.specification,
     };
-    let patience = workers[0].try_unchanged(&mutants, scope)?;
+    let patience = Mutex::new(BTreeMap::new());
+    let record = Record::open(&root, arguments.resume)?;
     let queue = Mutex::new(mutants.iter().copied().collect::<VecDeque<_>>());
     let rows = Mutex::new(Vec::new());
     std::thread::scope(|threads| {
         for worker in &workers {
             threads.spawn(|| {
                 while let Some(mutant) = next(&queue) {
-                    let row = worker.try_mutant(mutant, scope, &patience);
+                    let key = worker.fingerprint(mutant, scope);
+                    let row = record.find(mutant, key).unwrap_or_else(|| {
+                        let row = worker.try_mutant(mutant, scope, &patience);
+                        record.keep(&row, key);
+                        row
+                    });
                     println!("{row}");
                     rows.lock()
                         .unwrap_or_else(PoisonError::into_inner)

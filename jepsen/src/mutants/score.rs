@@ -5,6 +5,7 @@ use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::catalogue::Mutant;
 use super::layer::LayerName;
 
 /// What became of a mutant.
@@ -40,10 +41,35 @@ pub struct Row {
     pub expected: LayerName,
     /// Who did.
     pub verdict: Verdict,
+    /// The layers asked before, which noticed nothing.
+    pub passed: Vec<LayerName>,
     /// Whether the executable specification notices alone; `None`: not asked.
     pub specification: Option<bool>,
     /// Building and testing, all layers tried.
     pub took: Duration,
+}
+
+impl Row {
+    /// Of a mutant that nobody has noticed yet.
+    #[must_use]
+    pub fn of(mutant: &Mutant) -> Self {
+        Self {
+            id: mutant.id.clone(),
+            bug: mutant.bug.clone(),
+            breaks: mutant.breaks.join(", "),
+            source: mutant.source.clone(),
+            expected: mutant.expected,
+            verdict: Verdict::Survived,
+            passed: Vec::new(),
+            specification: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// The layers asked before, by name.
+    pub fn passed_names(&self) -> Vec<String> {
+        self.passed.iter().map(ToString::to_string).collect()
+    }
 }
 
 impl fmt::Display for Row {
@@ -76,8 +102,8 @@ impl fmt::Display for Row {
 #[must_use]
 pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Duration) -> String {
     let mut text = String::from(
-        "| mutant | bug | source | breaks | killed by | tests, s | with builds, s | specification alone | noticed by |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+        "| mutant | bug | source | breaks | killed by | not by | tests, s | with builds, s | specification alone | noticed by |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut by_layer: BTreeMap<LayerName, usize> = BTreeMap::new();
     for row in rows {
@@ -104,9 +130,10 @@ pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Durati
             None => "",
         };
         let (id, bug, source, breaks) = (&row.id, &row.bug, &row.source, &row.breaks);
+        let passed = row.passed_names().join(", ");
         writeln!(
             text,
-            "| {id} | {bug} | {source} | {breaks} | {layer} | {tests} | {seconds:.1} | {alone} | {how} |"
+            "| {id} | {bug} | {source} | {breaks} | {layer} | {passed} | {tests} | {seconds:.1} | {alone} | {how} |"
         )
         .expect("into memory");
     }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -25,8 +26,13 @@ pub enum Extent {
 
 /// Test binaries that run against a slim crate, where they exist.
 const CORE_TESTS: [&str; 4] = ["raft", "wal", "model", "model.rs"];
-/// And against the larger one.
-const NODE_TESTS: [&str; 2] = ["sim", "sim.rs"];
+/// What of the package `jepsen` stands beside the larger one: seeds.
+const SIMULATION: [&str; 4] = [
+    "src/lib.rs",
+    "src/simulation",
+    "src/linearizability",
+    "tests/sim.rs",
+];
 /// What comes along of modules that the core does not need whole.
 const PARTS: [(&str, &[&str]); 2] = [
     ("node", &["driver"]),
@@ -45,8 +51,10 @@ pub struct Tree {
     source: PathBuf,
     /// Where it is.
     pub root: PathBuf,
-    /// Where it is built; apart from the workspace, which may be building too.
+    /// Where it is built: with the workspace, whose dependencies it shares.
     pub target: PathBuf,
+    /// A hash of all files.
+    pub fingerprint: u64,
     modules: BTreeSet<String>,
     extent: Extent,
 }
@@ -65,12 +73,14 @@ impl Tree {
         let mut tree = Self {
             source: source.to_owned(),
             root: folder.join(name),
-            target: source.join("target/mutants/target"),
+            target: source.join("target"),
+            fingerprint: 0,
             modules: BTreeSet::new(),
             extent,
         };
         tree.modules = tree.reachable_modules()?;
         let wanted = tree.wanted_files()?;
+        tree.fingerprint = fingerprint(&wanted);
         write_files(&tree.root, &wanted)?;
         remove_others(&tree.root, &tree.root, &wanted)?;
         Ok(tree)
@@ -107,6 +117,12 @@ impl Tree {
             fs::write(self.root.join(path), bytes)?;
         }
         Ok(())
+    }
+
+    /// Whether it can run seeds.
+    #[must_use]
+    pub fn has_simulation(&self) -> bool {
+        self.root.join("jepsen/tests/sim.rs").is_file()
     }
 
     /// Whether there is such a test binary.
@@ -146,7 +162,7 @@ impl Tree {
     fn tests(&self) -> impl Iterator<Item = PathBuf> {
         let names: &[&str] = match self.extent {
             Extent::Core => &CORE_TESTS,
-            Extent::Node => &NODE_TESTS,
+            Extent::Node => &[],
         };
         let all = names.iter().map(|name| Path::new("tests").join(name));
         all.filter(|path| self.source.join(path).exists())
@@ -221,8 +237,12 @@ impl Tree {
         for folder in self.tests() {
             files.extend(files_under(&self.source, &folder)?);
         }
-        let manifest = fs::read_to_string(self.source.join("Cargo.toml"))?;
-        files.insert("Cargo.toml".into(), manifest_for(&manifest, &files).into());
+        let read = |path: &str| fs::read_to_string(self.source.join(path));
+        let manifest = manifest_for(&read("Cargo.toml")?, &files) + &workspace(self.extent);
+        if self.extent == Extent::Node {
+            files.extend(self.simulation()?);
+        }
+        files.insert("Cargo.toml".into(), manifest.into());
         // Cargo drops from it what is not used.
         let (lock, copy) = (self.source.join("Cargo.lock"), self.root.join("Cargo.lock"));
         let written = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
@@ -231,6 +251,34 @@ impl Tree {
         }
         Ok(files)
     }
+
+    /// What of `jepsen` judges seeds, as a package beside the slim crate.
+    fn simulation(&self) -> anyhow::Result<Files> {
+        let folder = Path::new("jepsen");
+        let mut files = Files::new();
+        for path in SIMULATION {
+            files.extend(files_under(&self.source, &folder.join(path))?);
+        }
+        let manifest = fs::read_to_string(self.source.join("jepsen/Cargo.toml"))?;
+        let manifest = format!(
+            "[package]\nname = \"jepsen\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+             publish = false\n\n[dependencies]\nholdfast = {{ path = \"..\" }}\n{}",
+            dependencies(&manifest, "[dependencies]", &files)
+        );
+        files.insert(folder.join("Cargo.toml"), manifest.into());
+        Ok(files)
+    }
+}
+
+/// Of the same files the same number, whoever asks.
+fn fingerprint(files: &Files) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (path, bytes) in files {
+        if path.file_name().is_none_or(|name| name != "Cargo.lock") {
+            (path, bytes).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
 }
 
 fn declarations<'a>(modules: impl Iterator<Item = &'a str>) -> String {
@@ -238,8 +286,8 @@ fn declarations<'a>(modules: impl Iterator<Item = &'a str>) -> String {
     format!("//! A part of Holdfast.\n\n{lines}")
 }
 
-/// The root's manifest, cut to the dependencies that `files` name.
-fn manifest_for(root: &str, files: &Files) -> String {
+/// The lines of a manifest under a title that `files` name.
+fn dependencies(manifest: &str, title: &str, files: &Files) -> String {
     let sources: String = files
         .iter()
         .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"))
@@ -254,22 +302,32 @@ fn manifest_for(root: &str, files: &Files) -> String {
         let path = format!("{name}::");
         !name.is_empty() && name != "holdfast" && sources.contains(&path)
     };
-    let lines = |title: &str| -> String {
-        let after = root.lines().skip_while(|line| *line != title).skip(1);
-        let section = after.take_while(|line| !line.starts_with('['));
-        section
-            .filter(is_used)
-            .map(|line| format!("{line}\n"))
-            .collect()
+    let after = manifest.lines().skip_while(|line| *line != title).skip(1);
+    let section = after.take_while(|line| !line.starts_with('['));
+    section
+        .filter(is_used)
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+fn workspace(extent: Extent) -> String {
+    let members = match extent {
+        Extent::Core => "",
+        Extent::Node => "members = [\"jepsen\"]\n",
     };
+    format!("\n[workspace]\n{members}")
+}
+
+/// The root's manifest, cut to the dependencies that `files` name.
+fn manifest_for(root: &str, files: &Files) -> String {
     format!(
         "[package]\nname = \"holdfast\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
-         publish = false\n\n[workspace]\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
+         publish = false\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
          [dependencies]\n{}\n[dev-dependencies]\n{}\n[profile.dev]\ndebug = \"line-tables-only\"\n\n\
          [profile.dev.package.\"*\"]\nopt-level = 1\n\n\
          [lints.rust]\nwarnings = \"allow\"\n",
-        lines("[dependencies]"),
-        lines("[dev-dependencies]"),
+        dependencies(root, "[dependencies]", files),
+        dependencies(root, "[dev-dependencies]", files),
     )
 }
 

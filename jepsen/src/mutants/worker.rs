@@ -1,39 +1,36 @@
 //! One worker: its trees, and trying a mutant in them.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use super::catalogue::Mutant;
-use super::layer::{LayerName, Outcome, Run, runs_for, specification_alone};
+use super::layer::{LayerName, Outcome, Run, runs_for, seeds, specification_alone};
 use super::score::{Row, Verdict};
-use super::tree::{Extent, Tree};
+use super::tree::{Extent, Files, Tree};
 
-/// How long each run may take; `None`: it has no tests.
-pub type Patience = BTreeMap<Run, Option<Duration>>;
+/// How long each run may take, as far as it was tried on the tree as it is;
+/// `None`: it has no tests.
+pub type Patience = Mutex<BTreeMap<Run, Option<Duration>>>;
 
 /// Which layers are asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Scope {
     /// Only this one.
     pub layer: Option<LayerName>,
-    /// None that costs more than the one expected to notice.
-    pub up_to_expected: bool,
+    /// Only the one expected to notice.
+    pub expected: bool,
     /// Also the executable specification alone.
     pub specification: bool,
 }
 
 impl Scope {
-    fn runs(self, mutant: &Mutant, tree: &Tree) -> anyhow::Result<Vec<Run>> {
-        let mut runs = runs_for(&mutant.patch, tree)?;
-        runs.retain(|run| {
-            self.layer.is_none_or(|layer| run.layer == layer)
-                && (!self.up_to_expected || run.layer <= mutant.expected)
-        });
-        Ok(runs)
+    fn asks(self, layer: LayerName, mutant: &Mutant) -> bool {
+        self.layer.is_none_or(|only| layer == only) && (!self.expected || layer == mutant.expected)
     }
 
     /// Only what happens in the core can contradict the specification.
@@ -64,132 +61,178 @@ impl Worker {
         })
     }
 
-    /// The tests that could notice these mutants, on the tree as it is: they
-    /// must pass, or nothing they say later means anything. How long each may
-    /// take from now on.
-    ///
-    /// # Errors
-    /// A test fails, or something does not build.
-    pub fn try_unchanged(&self, mutants: &[&Mutant], scope: Scope) -> anyhow::Result<Patience> {
-        let mut patience = Patience::new();
-        for mutant in mutants {
-            let tree = self
-                .tree_of(mutant, scope)
-                .with_context(|| mutant.id.clone())?;
-            let mut runs = scope.runs(mutant, tree)?;
-            runs.extend(scope.specification(mutant, tree));
-            for run in runs {
-                if let Entry::Vacant(slot) = patience.entry(run) {
-                    let allowed = try_run_unchanged(slot.key(), tree)?;
-                    slot.insert(allowed);
-                }
-            }
-        }
-        Ok(patience)
+    /// A hash of all that a verdict depends on.
+    pub fn fingerprint(&self, mutant: &Mutant, scope: Scope) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.core.fingerprint, self.node.fingerprint).hash(&mut hasher);
+        (format!("{:?}", mutant.patch), scope).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Makes one mutant and goes through the layers until one notices.
     pub fn try_mutant(&self, mutant: &Mutant, scope: Scope, patience: &Patience) -> Row {
         let started = Instant::now();
-        let attempt = self.tree_of(mutant, scope).and_then(|tree| {
-            let originals = tree.mutate(&mutant.patch)?;
-            let tried = first_kill(mutant, tree, scope, patience).and_then(|verdict| {
-                let alone = killed_by_specification(mutant, tree, scope, patience)?;
-                Ok((verdict, alone))
-            });
-            tree.restore(&originals)?;
-            tried
+        let mut row = Row::of(mutant);
+        if let Err(error) = self.ask_layers(mutant, scope, patience, &mut row) {
+            row.verdict = Verdict::Error(format!("{error:#}"));
+        }
+        row.took = started.elapsed();
+        row
+    }
+
+    fn ask_layers(
+        &self,
+        mutant: &Mutant,
+        scope: Scope,
+        patience: &Patience,
+        row: &mut Row,
+    ) -> anyhow::Result<()> {
+        let smallest = [&self.core, &self.node]
+            .into_iter()
+            .find(|tree| tree.holds(&mutant.patch))
+            .context("it changes a file that no slim crate holds")?;
+        let mut runs = runs_for(&mutant.patch, smallest)?;
+        runs.retain(|run| scope.asks(run.layer, mutant));
+        let specification = scope.specification(mutant, smallest);
+        let mut bench = Bench::new(smallest, mutant, patience);
+        let tried = bench.ask_until_killed(&runs, row).and_then(|()| {
+            row.specification = specification
+                .map(|run| bench.contradicts(&run))
+                .transpose()?;
+            Ok(())
         });
-        let failed = |error| (Verdict::Error(format!("{error:#}")), None);
-        let (verdict, specification) = attempt.unwrap_or_else(failed);
-        Row {
-            id: mutant.id.clone(),
-            bug: mutant.bug.clone(),
-            breaks: mutant.breaks.join(", "),
-            source: mutant.source.clone(),
-            expected: mutant.expected,
-            verdict,
-            specification,
-            took: started.elapsed(),
+        bench.undo()?;
+        tried?;
+        let seeds = seeds(&self.node).filter(|run| scope.asks(run.layer, mutant));
+        if let (Verdict::Survived, Some(run)) = (&row.verdict, seeds) {
+            let mut bench = Bench::new(&self.node, mutant, patience);
+            let tried = bench.ask_until_killed(&[run], row);
+            bench.undo()?;
+            tried?;
+        }
+        Ok(())
+    }
+}
+
+/// A tree that holds a mutant, or not.
+struct Bench<'a> {
+    tree: &'a Tree,
+    mutant: &'a Mutant,
+    patience: &'a Patience,
+    /// What the mutant changed, while it is there.
+    originals: Option<Files>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(tree: &'a Tree, mutant: &'a Mutant, patience: &'a Patience) -> Self {
+        Self {
+            tree,
+            mutant,
+            patience,
+            originals: None,
         }
     }
 
-    /// The smallest tree that holds everything a mutant changes, and the tests
-    /// of the layer asked for.
-    fn tree_of(&self, mutant: &Mutant, scope: Scope) -> anyhow::Result<&Tree> {
-        [&self.core, &self.node]
-            .into_iter()
-            .filter(|tree| scope.layer != Some(LayerName::Sim) || tree.has_test("sim"))
-            .find(|tree| tree.holds(&mutant.patch))
-            .context("it changes a file that no slim crate holds")
+    fn ask_until_killed(&mut self, runs: &[Run], row: &mut Row) -> anyhow::Result<()> {
+        for run in runs {
+            let Some(allowed) = self.allowed(run)? else {
+                continue;
+            };
+            self.make()?;
+            if let Some(verdict) = self.try_mutated(run, allowed)? {
+                row.verdict = verdict;
+                break;
+            }
+            if row.passed.last() != Some(&run.layer) {
+                row.passed.push(run.layer);
+            }
+        }
+        Ok(())
     }
-}
 
-fn try_run_unchanged(run: &Run, tree: &Tree) -> anyhow::Result<Option<Duration>> {
-    let binary = run.build(tree)?;
-    let started = Instant::now();
-    let outcome = run.execute(&binary, tree, UNCHANGED_PATIENCE)?;
-    let took = started.elapsed();
-    if outcome == Outcome::Empty {
-        return Ok(None);
-    }
-    ensure!(
-        outcome == Outcome::Passed,
-        "{run:?} fails before any change: {outcome:?}"
-    );
-    let seconds = took.as_secs_f64();
-    println!("unchanged, {}: passed in {seconds:.1} s", run.layer);
-    Ok(Some(took * PATIENCE_FACTOR + PATIENCE_LEAST))
-}
-
-fn first_kill(
-    mutant: &Mutant,
-    tree: &Tree,
-    scope: Scope,
-    patience: &Patience,
-) -> anyhow::Result<Verdict> {
-    for run in scope.runs(mutant, tree)? {
-        let Some(patience) = patience.get(&run).copied().flatten() else {
-            continue;
+    /// Whether a step that the specification does not allow is what ends the
+    /// stories and walks when nothing else watches.
+    fn contradicts(&mut self, run: &Run) -> anyhow::Result<bool> {
+        let Some(allowed) = self.allowed(run)? else {
+            return Ok(false);
         };
-        let binary = run.build(tree)?;
+        self.make()?;
+        self.try_mutated(run, allowed)?;
+        Ok(Run::said(self.tree, "Refinement on "))
+    }
+
+    fn make(&mut self) -> anyhow::Result<()> {
+        if self.originals.is_none() {
+            self.originals = Some(self.tree.mutate(&self.mutant.patch)?);
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self) -> anyhow::Result<()> {
+        match self.originals.take() {
+            Some(originals) => self.tree.restore(&originals),
+            None => Ok(()),
+        }
+    }
+
+    /// How long a run may take. The tree must pass before anything is changed,
+    /// or nothing that is said later means anything.
+    fn allowed(&mut self, run: &Run) -> anyhow::Result<Option<Duration>> {
+        if let Some(allowed) = self.known().get(run) {
+            return Ok(*allowed);
+        }
+        self.undo()?;
+        let allowed = self.try_unchanged(run)?;
+        let mut known = self.known();
+        known.insert(run.clone(), allowed);
+        Ok(allowed)
+    }
+
+    fn known(&self) -> MutexGuard<'a, BTreeMap<Run, Option<Duration>>> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_unchanged(&self, run: &Run) -> anyhow::Result<Option<Duration>> {
+        let began = Instant::now();
+        let binary = run.build(self.tree)?;
+        let built = began.elapsed().as_secs_f64();
         let started = Instant::now();
-        let how = match run.execute(&binary, tree, patience)? {
-            Outcome::Passed | Outcome::Empty => continue,
+        let outcome = run.execute(&binary, self.tree, UNCHANGED_PATIENCE)?;
+        let took = started.elapsed();
+        if outcome == Outcome::Empty {
+            return Ok(None);
+        }
+        ensure!(
+            outcome == Outcome::Passed,
+            "{run:?} fails before any change: {outcome:?}"
+        );
+        let seconds = took.as_secs_f64();
+        println!(
+            "unchanged, {}: built in {built:.1} s, passed in {seconds:.1} s",
+            run.layer
+        );
+        Ok(Some(took * PATIENCE_FACTOR + PATIENCE_LEAST))
+    }
+
+    fn try_mutated(&self, run: &Run, allowed: Duration) -> anyhow::Result<Option<Verdict>> {
+        let binary = run.build(self.tree)?;
+        let started = Instant::now();
+        let how = match run.execute(&binary, self.tree, allowed)? {
+            Outcome::Passed | Outcome::Empty => return Ok(None),
             Outcome::Failed(test, complaint) => format!("{test}: {complaint}"),
-            Outcome::Hung => format!("no end within {} s", patience.as_secs()),
+            Outcome::Hung => format!("no end within {} s", allowed.as_secs()),
             Outcome::Aborted(how) => how,
         };
-        return Ok(Verdict::Killed {
+        Ok(Some(Verdict::Killed {
             layer: run.layer,
             how,
             test_time: started.elapsed(),
-        });
+        }))
     }
-    Ok(Verdict::Survived)
-}
-
-/// Whether a step that the specification does not allow is what ends the
-/// stories and walks of a mutant when nothing else watches; `None`: not asked.
-fn killed_by_specification(
-    mutant: &Mutant,
-    tree: &Tree,
-    scope: Scope,
-    patience: &Patience,
-) -> anyhow::Result<Option<bool>> {
-    let Some(run) = scope.specification(mutant, tree) else {
-        return Ok(None);
-    };
-    let Some(patience) = patience.get(&run).copied().flatten() else {
-        return Ok(None);
-    };
-    let binary = run.build(tree)?;
-    run.execute(&binary, tree, patience)?;
-    Ok(Some(Run::said(tree, "Refinement on ")))
 }
 
 /// For one run on the unchanged tree.
-const UNCHANGED_PATIENCE: Duration = Duration::from_secs(600);
+const UNCHANGED_PATIENCE: Duration = Duration::from_secs(1200);
 /// A mutant may take so many times as long as the unchanged tree, and this.
 const PATIENCE_FACTOR: u32 = 4;
 const PATIENCE_LEAST: Duration = Duration::from_secs(20);
