@@ -303,6 +303,22 @@ mod tests {
     }
 
     #[test]
+    fn heartbeat_names_positions_that_can_be() {
+        let beat = |commit_index, agreed| Message::Heartbeat {
+            term: Term(1),
+            commit_index: LogIndex(commit_index),
+            read_context: 0,
+            agreed: Some(Checkpoint {
+                index: LogIndex(agreed),
+                digest: 0,
+            }),
+        };
+        assert!(beat(NUMBER_MAX, NUMBER_MAX).is_plausible());
+        assert!(!beat(NUMBER_MAX + 1, 1).is_plausible());
+        assert!(!beat(1, NUMBER_MAX + 1).is_plausible());
+    }
+
+    #[test]
     fn rejection_names_positions_and_a_term_that_can_be() {
         let rejection = |prev_index, hint_index, hint_term| Message::AppendResponse {
             term: Term(1),
@@ -375,6 +391,7 @@ mod tests {
         assert!(answer(&[1, 2, 3, 4, 5, 6, 7, 8]).is_plausible());
         assert!(!answer(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).is_plausible());
         assert!(!answer(&[2, 1]).is_plausible());
+        assert!(!answer(&[2, 2]).is_plausible(), "told twice");
         assert!(!answer(&[u64::MAX]).is_plausible());
     }
 }

@@ -255,6 +255,34 @@ mod tests {
     }
 
     #[test]
+    fn bytes_on_their_way_are_those_not_acknowledged() {
+        let window = Window {
+            messages_max: 9,
+            bytes_max: 100,
+        };
+        let mut progress = replicating(4);
+        progress.sent(Millis(0), LogIndex(5), 60);
+        progress.sent(Millis(0), LogIndex(6), 39);
+        assert!(progress.has_room(window));
+        progress.matched(LogIndex(5));
+        progress.sent(Millis(0), LogIndex(7), 60);
+        assert!(progress.has_room(window), "99 of 100");
+        progress.sent(Millis(0), LogIndex(8), 1);
+        assert!(!progress.has_room(window), "all of them");
+    }
+
+    // It is the answer to something older: the snapshot is still to come.
+    #[test]
+    fn ack_of_what_is_known_ends_no_snapshot() {
+        let mut progress = replicating(4);
+        progress.pace = Pace::Streaming;
+        assert!(!progress.matched(LogIndex(4)));
+        assert_eq!(progress.pace, Pace::Streaming);
+        assert!(progress.matched(LogIndex(5)));
+        assert_eq!(progress.pace, Pace::Replicate);
+    }
+
+    #[test]
     fn old_acks_and_old_rejections_change_nothing() {
         let mut progress = replicating(10);
         progress.sent(Millis(0), LogIndex(12), 1);

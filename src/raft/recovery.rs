@@ -345,6 +345,30 @@ mod tests {
         assert!(refusal(odd).contains("membership at 1"));
     }
 
+    #[test]
+    fn only_a_membership_that_can_be_is_forced() {
+        let forced = |membership: Membership| {
+            let write = bootstrap(self::membership(3, 0));
+            let recovered = Recovered {
+                hard_state: write.hard_state.expect("bootstrap writes one"),
+                entries: write.entries,
+                ..Recovered::default()
+            };
+            let mut raft = Raft::new(config(), recovered, Millis(0)).expect("consistent");
+            raft.force_membership(&Arc::new(membership)).is_ok()
+        };
+        assert!(forced(membership(1, 1)));
+        assert!(!forced(Membership::default()), "nobody");
+        let joint = Membership {
+            voters_outgoing: [NodeId(1)].into(),
+            ..membership(2, 0)
+        };
+        assert!(!forced(joint), "in the middle of a change");
+        let mut both = membership(2, 0);
+        both.learners.insert(NodeId(2));
+        assert!(!forced(both), "voter and learner");
+    }
+
     /// The membership that is active after a restart.
     fn active(snapshot: &SnapshotMeta, entries: Vec<Entry>) -> (LogIndex, Membership) {
         let memberships = find_memberships(Some(snapshot), &entries).expect("consistent");
