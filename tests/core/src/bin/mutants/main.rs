@@ -97,11 +97,13 @@ fn try_all(chosen: &[&Mutant], folder: &Path, results: &mut Results) -> io::Resu
     let numbered = (1..).zip(chosen);
     let (together, alone): (Vec<_>, Vec<_>) =
         numbered.partition(|(number, _)| planted.numbers.contains(number));
-    println!("{} in one build, {} alone", together.len(), alone.len());
+    println!("{} in one build", together.len());
     for (number, mutant) in together.into_iter().chain(alone) {
         let started = Instant::now();
         let outcome = if planted.numbers.contains(&number) {
             ask(&binary, &tree, number)?
+        } else if planted.unviable.contains(&number) {
+            Outcome::Unviable
         } else {
             try_alone(mutant, &tree, &target)?
         };

@@ -8,7 +8,8 @@
 //! } }
 //! ```
 //!
-//! What does not compile in this form is left out, to be tried by itself.
+//! An error in the body of a mutant says that it does not compile. Where the
+//! choice itself does not, its mutants are left out, to be tried by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,6 +27,8 @@ pub struct Planted {
     pub binary: PathBuf,
     /// The mutants in it; the number of the one at position `n` is `n + 1`.
     pub numbers: BTreeSet<usize>,
+    /// Those that do not compile.
+    pub unviable: BTreeSet<usize>,
 }
 
 /// A function with mutants, in bytes of its file.
@@ -43,6 +46,7 @@ struct Place {
     file: PathBuf,
     lines: std::ops::RangeInclusive<usize>,
     numbers: Vec<usize>,
+    is_mutant: bool,
 }
 
 /// Builds the tree with all the mutants that can live together, and puts its
@@ -58,18 +62,23 @@ pub fn plant(mutants: &[&Mutant], tree: &Path, target: &Path) -> io::Result<Plan
         originals.insert(mutant.file.clone(), text);
     }
     let mut numbers: BTreeSet<usize> = (1..=mutants.len()).collect();
+    let mut unviable = BTreeSet::new();
     let binary = loop {
         let mut places = Vec::new();
         numbers = write_planted(mutants, &numbers, &originals, tree, &mut places)?;
         match build(tree, target)? {
             Build::Done(binary) => break Ok(binary),
             Build::Failed(errors) => {
-                let culprits = culprits(&errors, &places);
-                println!("{} mutants do not compile together", culprits.len());
-                if culprits.is_empty() {
+                let found = culprits(&errors, &places);
+                if found.is_empty() {
                     break Err(io::Error::other(format!("{errors:#?}")));
                 }
-                numbers.retain(|number| !culprits.contains(number));
+                for place in found {
+                    numbers.retain(|number| !place.numbers.contains(number));
+                    if place.is_mutant {
+                        unviable.extend(&place.numbers);
+                    }
+                }
             }
         }
     };
@@ -79,6 +88,7 @@ pub fn plant(mutants: &[&Mutant], tree: &Path, target: &Path) -> io::Result<Plan
     Ok(Planted {
         binary: binary?,
         numbers,
+        unviable,
     })
 }
 
@@ -145,6 +155,7 @@ fn with_choices<'a>(
                 file: file.to_owned(),
                 lines: begins..=line_of(&text) - 1,
                 numbers: vec![*number],
+                is_mutant: true,
             });
         }
         text += &format!("_ => {}\n}} }}", &original[function.open..function.end]);
@@ -152,15 +163,16 @@ fn with_choices<'a>(
             file: file.to_owned(),
             lines: first..=line_of(&text),
             numbers: function.bodies.iter().map(|(number, _)| *number).collect(),
+            is_mutant: false,
         });
         done = function.end;
     }
     text + &original[done..]
 }
 
-/// The mutants in which these errors lie: the one, or all of the function.
-fn culprits(errors: &[Value], places: &[Place]) -> BTreeSet<usize> {
-    let mut culprits = BTreeSet::new();
+/// Where these errors lie: in a mutant, or in a function with mutants.
+fn culprits<'a>(errors: &[Value], places: &'a [Place]) -> Vec<&'a Place> {
+    let mut culprits = Vec::new();
     for error in errors {
         let mut spans = Vec::new();
         collect_spans(&error["spans"], &mut spans);
@@ -171,7 +183,7 @@ fn culprits(errors: &[Value], places: &[Place]) -> BTreeSet<usize> {
             // A mutant stands before its function.
             places.iter().find(holds)
         });
-        culprits.extend(found.into_iter().flat_map(|place| &place.numbers));
+        culprits.extend(found);
     }
     culprits
 }
