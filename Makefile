@@ -35,7 +35,7 @@ MODEL_SECONDS ?= 300
 
 STAGES := lint docs server unit mutants-short loom sim-short clients kills-short audit
 
-.PHONY: test stages lint docs audit server unit clients kills-short kills lag bench fuzz calibrate clean
+.PHONY: test stages lint docs audit server unit clients kills-short kills lag bench storage fuzz calibrate clean
 .PHONY: sim sim-short model mutants mutants-short cargo-mutants loom faults
 
 # In the order in which a mistake shows fastest.
@@ -138,6 +138,12 @@ lag: server
 ## Holdfast beside OpenBao on this machine; BENCH passes options.
 bench: server $(VENV)/installed
 	$(JEPSEN) bench --output target/bench.md $(BENCH)
+
+## The log beside the device, raft-engine and okaywal, and what a million
+## entries cost; STORAGE passes options. Its report goes to target/storage.md.
+storage: server
+	cargo build --release --locked --manifest-path jepsen/peers/Cargo.toml --target-dir target/peers
+	$(JEPSEN) storage --directory target --output target/storage.md $(STORAGE)
 
 ## Every fuzz target for a while; new inputs go to target/fuzz-corpus. A stable
 ## compiler takes the sanitizer's flags with RUSTC_BOOTSTRAP; needs g++.

@@ -21,6 +21,7 @@ mod process;
 mod scenario;
 mod sim;
 mod statistics;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -75,6 +76,9 @@ enum Experiment {
     Lag(scenario::lag::LagArguments),
     /// Holdfast beside OpenBao: throughput, latency, recovery, memory.
     Bench(bench::BenchArguments),
+    /// The log beside the device, raft-engine and okaywal; what a large state
+    /// costs.
+    Storage(storage::StorageArguments),
 }
 
 impl Experiment {
@@ -88,6 +92,7 @@ impl Experiment {
             Experiment::Identities(arguments) => scenario::identities::run(arguments).await,
             Experiment::Lag(arguments) => scenario::lag::run(arguments).await,
             Experiment::Bench(arguments) => bench::run(arguments).await,
+            Experiment::Storage(arguments) => storage::run(&arguments),
         }
     }
 }
