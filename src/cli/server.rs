@@ -202,6 +202,7 @@ fn node_options(config: &Config) -> anyhow::Result<NodeOptions> {
     if let Some(bytes) = storage.scrub_bytes_per_second {
         options.scrub.bytes_per_second = bytes;
     }
+    options.snapshot_bytes_per_second = storage.snapshot_bytes_per_second;
     if let Some(entries) = storage.snapshot_threshold {
         options.snapshot.entries = entries;
     }

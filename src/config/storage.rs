@@ -32,6 +32,8 @@ pub struct StorageConfig {
     pub memory_quota_bytes: Option<u64>,
     /// Bytes of log and snapshots read again in a second.
     pub scrub_bytes_per_second: Option<u64>,
+    /// Bytes of a snapshot sent to one peer in a second, at most.
+    pub snapshot_bytes_per_second: Option<u64>,
     /// Join these when the node is new.
     pub retry_join: Vec<RetryJoin>,
     /// Join as a permanent non-voter.
@@ -39,6 +41,9 @@ pub struct StorageConfig {
     /// Promotion policy of a new cluster.
     pub autopilot: AutopilotInitial,
 }
+
+/// Slower than this, a large snapshot would be out of date before it arrived.
+const SNAPSHOT_RATE_MIN: u64 = 64 << 10;
 
 /// One place to ask for admission.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -108,6 +113,11 @@ impl StorageConfig {
             read_mode: read_mode(&mut section, block)?,
             memory_quota_bytes: section.integer("memory_quota_bytes", 1, 1 << 50)?,
             scrub_bytes_per_second: section.integer("scrub_bytes_per_second", 0, 1 << 40)?,
+            snapshot_bytes_per_second: section.integer(
+                "snapshot_bytes_per_second",
+                SNAPSHOT_RATE_MIN,
+                1 << 40,
+            )?,
             retry_join_as_non_voter: section.boolean("retry_join_as_non_voter")?.unwrap_or(false),
             ..Self::default()
         };

@@ -69,6 +69,7 @@ fn load_full_hcl() {
           wal_io = "mmap"
           read_mode = "lease"
           clock_drift_permille = 50
+          snapshot_bytes_per_second = 104857600
           max_entry_size = 1048576
           retry_join { leader_api_addr = "https://a:8200"
                        leader_ca_cert_file = "/ca.pem" }
@@ -106,6 +107,7 @@ fn load_full_hcl() {
     assert_eq!(config.storage.retry_join.len(), 2);
     assert_eq!(config.storage.snapshot_threshold, Some(4096));
     assert_eq!(config.storage.wal_io, AppendMode::Mapped);
+    assert_eq!(config.storage.snapshot_bytes_per_second, Some(100 << 20));
     let drift_permille = 50;
     assert_eq!(config.storage.read_mode, ReadMode::Lease { drift_permille });
     assert!(config.storage.retry_join_as_non_voter);
