@@ -48,6 +48,8 @@ stages:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --manifest-path tests/core/Cargo.toml --target-dir target/core \
+	    --all-targets --locked -- -D warnings
 
 ## Every public item is documented, every link leads somewhere.
 docs:
