@@ -33,9 +33,6 @@ pub struct SimArguments {
     /// Runs that shrinking a failing seed may take; 0: it is not shrunk.
     #[arg(long, default_value_t = 300)]
     shrink: u64,
-    /// Every step must refine the executable specification, too.
-    #[arg(long)]
-    refine: bool,
     /// Marks of the coverage table that need not be hit.
     #[arg(long)]
     lenient: bool,
@@ -63,7 +60,7 @@ pub fn run(arguments: &SimArguments) -> ExitCode {
 }
 
 fn run_one(seed: u64, arguments: &SimArguments) -> ExitCode {
-    let plan = draw(seed, arguments);
+    let plan = Plan::draw(seed);
     println!("seed {seed}: {:#?}\nfinale {:?}", plan.options, plan.finale);
     let started = Instant::now();
     let judged = judge(&plan, arguments.trace);
@@ -86,19 +83,12 @@ fn run_one(seed: u64, arguments: &SimArguments) -> ExitCode {
     }
 }
 
-fn draw(seed: u64, arguments: &SimArguments) -> Plan {
-    Plan {
-        refines: arguments.refine,
-        ..Plan::draw(seed)
-    }
-}
-
 /// The smallest schedule that fails alike, and its story.
 fn explain(seed: u64, failure: &Failure, arguments: &SimArguments) {
     if arguments.shrink == 0 {
         return;
     }
-    let shrunk = shrink(&draw(seed, arguments), failure, arguments.shrink);
+    let shrunk = shrink(&Plan::draw(seed), failure, arguments.shrink);
     let told = judge(&shrunk.plan, true).outcome;
     println!("\nshrunk in {} runs; its story:\n", shrunk.runs);
     let lines: Vec<&str> = told.story.lines().collect();
@@ -123,7 +113,6 @@ fn run_many(arguments: &SimArguments) -> ExitCode {
         seeds: arguments.seeds.clone(),
         jobs: arguments.jobs,
         failures_max: arguments.failures,
-        refines: arguments.refine,
     }
     .run(|tally| {
         let mut last = last.lock().expect("printing does not panic");

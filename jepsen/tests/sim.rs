@@ -21,7 +21,6 @@ fn slice_of_seeds_holds() {
         seeds: 0..seeds(),
         jobs: 2,
         failures_max: 1,
-        refines: false,
     }
     .run(|_| {});
     if let Some(failed) = tally.failed.first() {

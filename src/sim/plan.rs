@@ -18,8 +18,6 @@ pub struct Plan {
     pub acts: Vec<Planned>,
     /// How it ends.
     pub finale: Finale,
-    /// Whether every step must refine the executable specification, too.
-    pub refines: bool,
 }
 
 /// An act and when it is done.
@@ -128,7 +126,6 @@ impl Plan {
             options,
             acts,
             finale,
-            refines: false,
         }
     }
 

@@ -229,8 +229,7 @@ impl World {
     /// Tells every observer; the first that finds a violation ends the run.
     pub fn check(&mut self, tell: impl Fn(&mut dyn Observer) -> Verdict) -> Step {
         let observers: [&mut dyn Observer; 2] = [&mut self.history, &mut self.refinement];
-        let count = if self.plan.refines { 2 } else { 1 };
-        let mut verdicts = observers.into_iter().take(count).map(tell);
+        let mut verdicts = observers.into_iter().map(tell);
         verdicts
             .find(Verdict::is_err)
             .unwrap_or(Ok(()))

@@ -93,7 +93,7 @@ const EXCEPTIONS: [(&str, &str, &str); 2] = [
 
 /// Every path in the crate that the code names, e.g. `raft::message::Message`,
 /// with groups spelt out.
-fn paths_named(code: &str) -> Vec<String> {
+pub fn paths_named(code: &str) -> Vec<String> {
     let packed: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
     let packed = packed
         .replace(":: ", "::")

@@ -9,6 +9,7 @@ mod lengths;
 mod names;
 mod reachable;
 mod source;
+mod specification;
 
 /// Fails with every violation, one a line.
 #[track_caller]

@@ -17,8 +17,6 @@ pub struct Campaign {
     pub jobs: usize,
     /// Failing seeds after which it stops.
     pub failures_max: usize,
-    /// Every step must refine the executable specification, too.
-    pub refines: bool,
 }
 
 /// A seed that failed.
@@ -65,11 +63,7 @@ impl Campaign {
                         if seed >= self.seeds.end || is_over.load(Ordering::Relaxed) {
                             break;
                         }
-                        let plan = Plan {
-                            refines: self.refines,
-                            ..Plan::draw(seed)
-                        };
-                        let judged = judge(&plan, false);
+                        let judged = judge(&Plan::draw(seed), false);
                         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
                         tally.add(seed, judged);
                         if tally.failed.len() >= self.failures_max {

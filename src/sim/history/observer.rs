@@ -17,6 +17,16 @@ pub struct Life {
     pub incarnation: Incarnation,
 }
 
+impl Default for Life {
+    /// Nobody.
+    fn default() -> Self {
+        Self {
+            node: NodeId(0),
+            incarnation: Incarnation::default(),
+        }
+    }
+}
+
 impl fmt::Debug for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}#{:x}", self.node, self.incarnation.0)

@@ -5,20 +5,30 @@
 //! open is read from the effects: whether a message was taken or passed over
 //! shows in its answer, whether an election began in the requests that left.
 
-use super::log::{Entry, Value};
+use super::log::{At, Entry, Value};
 use super::mapping;
 use super::raft::{Guard, Role, Server, guard};
-use super::said::{Asker, Said, What};
-use crate::raft::message::{AppendResult, Message};
+use super::said::{Said, What};
+use crate::raft::message::Message;
 use crate::raft::{self, Effect, Input, RequestId};
 use crate::sim::history::{Life, Step};
 use crate::types::{LogIndex, LogWrite, NodeId, Term};
 
+/// A message that a step was told.
+pub(super) struct Heard {
+    pub(super) from: Life,
+    pub(super) said: Vec<Said>,
+    /// The entries that a snapshot in it stands for.
+    pub(super) snapshot: Vec<Entry>,
+}
+
 /// A step being explained.
 pub(super) struct Explanation<'a> {
     step: &'a Step<'a>,
-    /// The life that each message of the inputs came from, in their order.
-    senders: &'a [Life],
+    /// The messages of the inputs, in their order.
+    heard: &'a [Heard],
+    /// What the messages of the effects say.
+    said: &'a [(NodeId, Said)],
     write: Option<&'a LogWrite>,
     /// Answers that the inputs allow.
     answers: Vec<(NodeId, Said)>,
@@ -29,14 +39,20 @@ pub(super) struct Explanation<'a> {
 }
 
 impl<'a> Explanation<'a> {
-    pub(super) fn new(step: &'a Step<'a>, senders: &'a [Life], passed_over: usize) -> Self {
+    pub(super) fn new(
+        step: &'a Step<'a>,
+        heard: &'a [Heard],
+        said: &'a [(NodeId, Said)],
+        passed_over: usize,
+    ) -> Self {
         let write = step.effects.iter().find_map(|effect| match effect {
             Effect::Persist { write, .. } => Some(write),
             _ => None,
         });
         Self {
             step,
-            senders,
+            heard,
+            said,
             write,
             answers: Vec::new(),
             told: Vec::new(),
@@ -46,46 +62,36 @@ impl<'a> Explanation<'a> {
 
     /// Replays the step on `server`.
     pub(super) fn replay(&mut self, server: &mut Server) -> Guard {
-        let mut senders = self.senders.iter();
+        let mut heard = self.heard.iter();
         for input in self.step.inputs {
             match input {
-                Input::Message { message, .. } => {
-                    let from = senders.next().ok_or("a message without a sender")?;
-                    self.message(server, *from, message)?;
+                Input::Message { .. } => {
+                    let heard = heard.next().ok_or("receives what nobody sent")?;
+                    for said in &heard.said {
+                        self.hear(server, heard, said)?;
+                    }
                 }
                 Input::Propose { id, payload } => {
                     if let Value::Command(command) = mapping::value(payload) {
-                        server.propose(id.0, command);
+                        server.requests.insert(id.0, command);
                     }
                 }
                 Input::ChangeMembership { id, .. } => self.change(server, *id)?,
-                Input::ReadIndex { id } => server.ask(Asker::Own(id.0)),
+                Input::ReadIndex { id } => server.ask((server.id.node, id.0)),
                 _ => {}
             }
             self.elect(server, input)?;
             self.take_requests(server)?;
         }
         self.lead(server)?;
-        if matches!(
-            self.step.status.role,
-            raft::Role::Follower | raft::Role::PreCandidate
-        ) {
-            server.step_down();
-        }
         self.compare(server)?;
         self.carry_out(server)
     }
 
-    fn message(&mut self, server: &mut Server, from: Life, message: &Message) -> Guard {
-        let term = message.term();
-        let taken = self.answers_vote(from.node, message);
-        let names_term = match message {
-            Message::VoteRequest { pre, .. } => !pre && taken,
-            Message::VoteResponse {
-                pre: true,
-                granted: true,
-                ..
-            } => false,
+    fn hear(&mut self, server: &mut Server, heard: &Heard, said: &Said) -> Guard {
+        let (from, term) = (heard.from.node, said.term);
+        let names_term = match said.what {
+            What::Campaign(_) => self.answers_vote(from, term),
             _ => term <= self.step.status.term,
         };
         if server.memory.term < term && names_term {
@@ -94,177 +100,127 @@ impl<'a> Explanation<'a> {
         if server.memory.term != term {
             return Ok(());
         }
-        match message {
-            Message::VoteRequest {
-                pre: false,
-                last_index,
-                last_term,
-                ..
-            } => {
-                let vote = Said {
-                    term,
-                    what: What::Vote,
-                };
-                if sends_what(self.step, from.node, term, &What::Vote) {
-                    server.vote(from.node, term, (*last_index, *last_term))?;
-                    self.answers.push((from.node, vote));
+        match &said.what {
+            What::Campaign(last) => {
+                let again = self.allows(from, term, &What::Vote);
+                if !again && self.says(from, term, |what| *what == What::Vote) {
+                    server.vote(from, *last)?;
+                    self.allow(from, term, What::Vote);
                 }
-                Ok(())
             }
-            Message::VoteResponse {
-                pre: false,
-                granted: true,
-                ..
-            } => {
-                server.receive_vote(from, term);
-                Ok(())
+            What::Append(prev, entries, (commit, round)) => {
+                let end = LogIndex(prev.1.0 + entries.len() as u64);
+                let takes = self.says(from, term, |what| *what == What::Ack(end));
+                let prev = takes.then_some(*prev);
+                self.follow(server, heard, term, (*commit, *round), prev, entries)?;
             }
-            _ => self.said_by_or_to_leader(server, from, message),
-        }
-    }
-
-    fn answers_vote(&self, from: NodeId, message: &Message) -> bool {
-        let term = message.term();
-        sends(self.step, |to, sent| {
-            let answer = matches!(sent, Message::VoteResponse { pre: false, .. });
-            answer && to == from && sent.term() == term
-        })
-    }
-
-    fn said_by_or_to_leader(
-        &mut self,
-        server: &mut Server,
-        from: Life,
-        message: &Message,
-    ) -> Guard {
-        let term = message.term();
-        match message {
-            Message::AppendEntries { .. }
-            | Message::Heartbeat { .. }
-            | Message::InstallSnapshot { .. } => {
-                return self.leader_says(server, from.node, message);
+            What::Beat((commit, round)) => {
+                self.follow(server, heard, term, (*commit, *round), None, &[])?;
             }
-            Message::AppendResponse {
-                result,
-                read_context,
-                ..
-            } => {
-                if let AppendResult::Matched { match_index } = result {
-                    server.receive_ack(from, term, *match_index);
+            What::Install((_, last)) => {
+                let takes = |what: &What| matches!(what, What::Ack(index) if last <= index);
+                if self.says(from, term, takes) {
+                    self.allow(from, term, What::Ack(server.commit.max(*last)));
+                    let start = Some(At::default());
+                    self.follow(server, heard, term, (*last, 0), start, &heard.snapshot)?;
                 }
-                server.receive_heard(from, term, *read_context);
             }
-            Message::HeartbeatResponse { read_context, .. } => {
-                server.receive_heard(from, term, *read_context);
-            }
-            Message::InstallSnapshotResponse { match_index, .. } => {
-                server.receive_ack(from, term, *match_index);
-            }
-            Message::ReadIndexRequest { context, .. } => {
-                server.ask(Asker::Peer(from.node, *context))
-            }
-            Message::ReadIndexResponse {
-                context,
-                index: Some(index),
-                ..
-            } => self.told.push((*context, *index)),
-            _ => {}
+            What::AskRead(number) => server.ask((from, *number)),
+            What::Read(number, index) => self.told.push((*number, *index)),
+            _ => server.hear(heard.from, said),
         }
         Ok(())
     }
 
     /// A message of a leader was taken if it was answered.
-    fn leader_says(&mut self, server: &mut Server, from: NodeId, message: &Message) -> Guard {
-        let term = message.term();
-        let mut answer = |what| self.answers.push((from, Said { term, what }));
-        match message {
-            Message::AppendEntries {
-                prev_index,
-                prev_term,
-                entries,
-                commit_index,
-                read_context,
-                ..
-            } => {
-                let end = LogIndex(prev_index.0 + entries.len() as u64);
-                let takes = sends_what(self.step, from, term, &What::Ack(end));
-                if !takes && !refuses(self.step, from, *prev_index) {
-                    return Ok(());
-                }
-                server.follow(term, *commit_index)?;
-                if takes {
-                    let entries = entries.iter().map(mapping::entry);
-                    let equal = server.take_entries((*prev_index, *prev_term), entries)?;
-                    if let Some(index) = equal {
-                        answer(What::Ack(index));
-                    }
-                }
-                answer(What::Heard(*read_context));
-            }
-            Message::Heartbeat {
-                commit_index,
-                read_context,
-                ..
-            } => {
-                let heard = What::Heard(*read_context);
-                if sends_what(self.step, from, term, &heard) {
-                    server.follow(term, *commit_index)?;
-                    answer(heard);
-                }
-            }
-            Message::InstallSnapshot { meta, .. } => {
-                let answered = |to, sent: &Message| {
-                    to == from && matches!(sent, Message::InstallSnapshotResponse { .. })
-                };
-                if sends(self.step, answered) {
-                    server.follow(term, meta.index)?;
-                    let config = (meta.membership_index, mapping::config(&meta.membership));
-                    answer(What::Ack(
-                        server.take_snapshot((meta.index, meta.term), config),
-                    ));
-                }
-            }
-            _ => {}
+    fn follow(
+        &mut self,
+        server: &mut Server,
+        heard: &Heard,
+        term: Term,
+        (commit, round): (LogIndex, u64),
+        takes_after: Option<At>,
+        entries: &[Entry],
+    ) -> Guard {
+        let from = heard.from.node;
+        let hears = self.says(from, term, |what| *what == What::Heard(round));
+        if takes_after.is_none() && !hears {
+            return Ok(());
+        }
+        server.follow(commit)?;
+        self.allow(from, term, What::Heard(round));
+        if let Some(prev) = takes_after
+            && let Some(equal) = server.take_entries(prev, entries)?
+        {
+            self.allow(from, term, What::Ack(equal));
         }
         server.commit_told(self.step.status.commit_index);
         Ok(())
+    }
+
+    fn says(&self, to: NodeId, term: Term, is_it: impl Fn(&What) -> bool) -> bool {
+        let mut said = self.said.iter();
+        said.any(|(receiver, said)| (*receiver, said.term) == (to, term) && is_it(&said.what))
+    }
+
+    fn allow(&mut self, to: NodeId, term: Term, what: What) {
+        self.answers.push((to, Said { term, what }));
+    }
+
+    fn allows(&self, to: NodeId, term: Term, what: &What) -> bool {
+        let mut answers = self.answers.iter();
+        answers.any(|(asker, said)| *asker == to && said.term == term && said.what == *what)
+    }
+
+    fn answers_vote(&self, from: NodeId, term: Term) -> bool {
+        self.step.effects.iter().any(|effect| match effect {
+            Effect::Send { to, message, .. } => {
+                let answer = matches!(message, Message::VoteResponse { pre: false, .. });
+                answer && *to == from && message.term() == term
+            }
+            _ => false,
+        })
     }
 
     /// Takes every request that was accepted at the next position: now, or
     /// long after it was asked (a transfer holds it back).
     fn take_requests(&self, server: &mut Server) -> Guard {
         while server.role == Role::Leader {
-            let next = (server.memory.log.next(), server.memory.term);
-            let accepted = self.step.effects.iter().find_map(|effect| match effect {
-                Effect::ProposalAccepted { id, index, term } => {
-                    ((*index, *term) == next && server.is_open(id.0)).then_some(id.0)
-                }
-                _ => None,
+            let next = (server.memory.log.len().next(), server.memory.term);
+            let accepted = self.accepted().find(|(id, index, term)| {
+                (*index, *term) == next && server.requests.contains_key(&id.0)
             });
             match accepted {
-                Some(request) => server.take_request(request)?,
+                Some((id, ..)) => server.take_request(id.0)?,
                 None => break,
             }
         }
         Ok(())
     }
 
-    fn accepted(&self, request: RequestId) -> Option<(LogIndex, Term)> {
-        self.step.effects.iter().find_map(|effect| match effect {
-            Effect::ProposalAccepted { id, index, term } if *id == request => Some((*index, *term)),
+    fn accepted(&self) -> impl Iterator<Item = (RequestId, LogIndex, Term)> {
+        self.step.effects.iter().filter_map(|effect| match effect {
+            Effect::ProposalAccepted { id, index, term } => Some((*id, *index, *term)),
             _ => None,
         })
     }
 
-    /// A change of membership was begun if the next entry of this term is one.
-    fn change(&self, server: &mut Server, id: RequestId) -> Guard {
-        let next = server.memory.log.next();
-        match self.written(next, server.memory.term) {
+    /// A change of membership was begun by who leads, unless it was rejected.
+    fn change(&self, server: &mut Server, request: RequestId) -> Guard {
+        let rejects =
+            |effect: &Effect| matches!(effect, Effect::Rejected { id, .. } if *id == request);
+        if server.role != Role::Leader || self.step.effects.iter().any(rejects) {
+            return Ok(());
+        }
+        let (next, term) = (server.memory.log.len().next(), server.memory.term);
+        match self.written(next, term) {
             Some(Value::Config(config)) => server.change(config),
-            _ if self.accepted(id) == Some((next, server.memory.term)) => {
+            _ if self
+                .accepted()
+                .any(|accepted| accepted == (request, next, term)) =>
+            {
                 // Undone again within the step: which it was shows nowhere.
-                let config = server.memory.log.config().1;
-                server.change(config)
+                server.change(server.memory.log.config().1)
             }
             _ => Ok(()),
         }
@@ -280,43 +236,56 @@ impl<'a> Explanation<'a> {
 
     /// Begins and wins elections, where the effects show that it happened.
     fn elect(&mut self, server: &mut Server, input: &Input) -> Guard {
-        if is_trigger(input) && self.campaigns(server, server.memory.term.next()) {
+        if is_trigger(input) && self.campaigns(server.id.node, server.memory.term.next()) {
             match self.passed_over.checked_sub(1) {
                 Some(left) => self.passed_over = left,
                 None => server.time_out()?,
             }
         }
-        if server.role == Role::Candidate && self.leads(server) && server.may_lead() {
-            server.become_leader()?;
+        if self.leads(server) {
+            // Perhaps only after the next input.
+            let _ = server.become_leader();
         }
         Ok(())
     }
 
-    fn campaigns(&self, server: &Server, term: Term) -> bool {
-        campaigns(self.step, server.id.node, term)
+    /// Whether the step shows a campaign in `term`.
+    fn campaigns(&self, node: NodeId, term: Term) -> bool {
+        let status = self.step.status;
+        let role = matches!(status.role, raft::Role::Candidate | raft::Role::Leader);
+        let asks =
+            |(_, said): &(_, Said)| matches!(said.what, What::Campaign(_)) && said.term == term;
+        let votes = |write: &LogWrite| write.hard_state.map(|state| (state.term, state.vote));
+        (role && status.term == term)
+            || self.said.iter().any(asks)
+            || self.write.and_then(votes) == Some((term, Some(node)))
     }
 
+    /// Whether the step shows that this candidate was elected.
     fn leads(&self, server: &Server) -> bool {
         let (status, term) = (self.step.status, server.memory.term);
-        let next = server.memory.log.next();
-        (status.role == raft::Role::Leader && status.term == term)
-            || self.written(next, term).is_some()
-            || self.step.effects.iter().any(|effect| {
-                matches!(effect, Effect::ProposalAccepted { term: accepted, .. } if *accepted == term)
-            })
+        let next = server.memory.log.len().next();
+        server.role == Role::Candidate
+            && ((status.role == raft::Role::Leader && status.term == term)
+                || self.written(next, term).is_some()
+                || self.accepted().any(|(.., accepted)| accepted == term))
     }
 
-    /// What a leader does at the end of a step: counts, then leaves a joint
-    /// configuration.
+    /// What happens at the end of a step: a leader counts, then leaves a joint
+    /// configuration; who waits for an election follows.
     fn lead(&self, server: &mut Server) -> Guard {
-        let commit = self.step.status.commit_index;
-        if server.role == Role::Leader
-            && self.step.status.role == raft::Role::Leader
-            && server.commit < commit
-        {
-            server.commit_own(commit)?;
+        let status = self.step.status;
+        if self.leads(server) {
+            server.become_leader()?;
         }
-        while let Some(value) = self.written(server.memory.log.next(), server.memory.term) {
+        match status.role {
+            raft::Role::Leader if server.commit < status.commit_index => {
+                server.commit_own(status.commit_index)?;
+            }
+            raft::Role::Follower | raft::Role::PreCandidate => server.role = Role::Follower,
+            _ => {}
+        }
+        while let Some(value) = self.written(server.memory.log.len().next(), server.memory.term) {
             match value {
                 Value::Config(config) => server.change(config)?,
                 Value::Command(_) => return Err("appends what nobody proposed"),
@@ -327,8 +296,7 @@ impl<'a> Explanation<'a> {
 
     /// Whether both ended up in the same state.
     fn compare(&self, server: &Server) -> Guard {
-        let status = self.step.status;
-        let log = &server.memory.log;
+        let (status, log) = (self.step.status, &server.memory.log);
         guard(server.memory.term == status.term, "is in another term")?;
         let role = match status.role {
             raft::Role::Follower | raft::Role::PreCandidate => Role::Follower,
@@ -336,12 +304,10 @@ impl<'a> Explanation<'a> {
             raft::Role::Leader => Role::Leader,
         };
         guard(server.role == role, "has another role")?;
-        let last = (status.last_index, status.last_term);
+        let last = (status.last_term, status.last_index);
         guard(log.last() == last, "has another log")?;
-        guard(
-            server.commit == status.commit_index,
-            "knows another commit index",
-        )?;
+        let commit = server.commit == status.commit_index;
+        guard(commit, "knows another commit index")?;
         let acts = log.config().0 == status.membership_index;
         guard(acts, "acts upon another configuration")
     }
@@ -353,28 +319,35 @@ impl<'a> Explanation<'a> {
                     check_write(server, write)?;
                     server.save(mark.sequence.0);
                 }
-                Effect::Send { to, message, .. } => {
-                    for said in mapping::said(message) {
-                        self.may_say(server, *to, &said)?;
-                    }
-                    check_entries(server, message)?;
-                }
                 Effect::Apply { entries } => {
                     for entry in entries {
                         server.execute(entry.index, &mapping::entry(entry))?;
                     }
                 }
-                Effect::RestoreSnapshot(meta) => server.restore((meta.index, meta.term))?,
-                Effect::Purge { through } => server.compact(*through)?,
-                Effect::ReadReady { id, index } => {
-                    self.read_ready(server, *id, *index)?;
-                    server.answered(Asker::Own(id.0));
+                // It stands for the entries that are executed with it.
+                Effect::RestoreSnapshot(meta) => {
+                    let held = server.disk.log.has(mapping::at(meta));
+                    guard(held, "restores what its disk does not hold")?;
+                    while server.applied < meta.index {
+                        let next = server.applied.next();
+                        let entry = server.disk.log.get(next).cloned();
+                        server.execute(next, &entry.ok_or("restores nothing")?)?;
+                    }
                 }
-                Effect::Rejected { id, .. } => server.answered(Asker::Own(id.0)),
+                Effect::Purge { through } => {
+                    let executed = *through <= server.applied;
+                    guard(executed, "forgets entries that it did not execute")?;
+                }
+                Effect::ReadReady { id, index } => self.read_ready(server, *id, *index)?,
+                Effect::Rejected { id, .. } => {
+                    server.requests.remove(&id.0);
+                    server.reads.remove(&(server.id.node, id.0));
+                }
                 _ => {}
             }
         }
-        Ok(())
+        let mut said = self.said.iter();
+        said.try_for_each(|(to, said)| self.may_say(server, *to, said))
     }
 
     /// Whether the core says that its lease runs.
@@ -384,49 +357,26 @@ impl<'a> Explanation<'a> {
     }
 
     fn read_ready(&self, server: &mut Server, id: RequestId, index: LogIndex) -> Guard {
-        let asker = Asker::Own(id.0);
+        let asker = (server.id.node, id.0);
         let told = self.told.iter().filter(|(_, told)| *told == index);
-        let read = told.map(|(context, _)| server.read_as_told(asker, *context));
-        match read.reduce(Guard::or) {
-            Some(read) => read,
-            None => server.confirm(asker, index, self.is_leased()),
-        }
+        let read = told.map(|(number, _)| server.read_as_told(asker, *number));
+        let confirmed = || server.confirm(asker, index, self.is_leased());
+        read.reduce(Guard::or).unwrap_or_else(confirmed)?;
+        server.reads.remove(&asker);
+        Ok(())
     }
 
     fn may_say(&self, server: &mut Server, to: NodeId, said: &Said) -> Guard {
-        let is_answer = self
-            .answers
-            .iter()
-            .any(|(asker, answer)| *asker == to && answer == said);
+        guard(
+            said.term <= server.memory.term,
+            "names a term that it is not in",
+        )?;
         match said.what {
-            What::Vote | What::Ack(_) | What::Heard(_) if is_answer => Ok(()),
-            // "There is a later term", to a leader of the past.
-            What::Heard(0) if said.term <= server.memory.term => Ok(()),
-            What::Read(context, index) => {
-                server.confirm(Asker::Peer(to, context), index, self.is_leased())
-            }
-            What::AskRead(context) => {
-                server.asks_leader(context);
-                server.may_say(to, said)
-            }
+            _ if self.allows(to, said.term, &said.what) => Ok(()),
+            What::Read(number, index) => server.confirm((to, number), index, self.is_leased()),
             _ => server.may_say(to, said),
         }
     }
-}
-
-/// Whether a step shows a campaign of `node` in `term`.
-fn campaigns(step: &Step<'_>, node: NodeId, term: Term) -> bool {
-    let role = matches!(step.status.role, raft::Role::Candidate | raft::Role::Leader);
-    let shows = |effect: &Effect| match effect {
-        Effect::Send { message, .. } => {
-            matches!(message, Message::VoteRequest { pre: false, .. }) && message.term() == term
-        }
-        Effect::Persist { write, .. } => write
-            .hard_state
-            .is_some_and(|state| (state.term, state.vote) == (term, Some(node))),
-        _ => false,
-    };
-    (role && step.status.term == term) || step.effects.iter().any(shows)
 }
 
 /// Whether an election may begin with this input.
@@ -446,85 +396,16 @@ pub(super) fn is_trigger(input: &Input) -> bool {
     }
 }
 
-/// Whether the effects hold a message for which this is so.
-fn sends(step: &Step<'_>, is_it: impl Fn(NodeId, &Message) -> bool) -> bool {
-    step.effects.iter().any(|effect| match effect {
-        Effect::Send { to, message, .. } => is_it(*to, message),
-        _ => false,
-    })
-}
-
-fn sends_what(step: &Step<'_>, to: NodeId, term: Term, what: &What) -> bool {
-    sends(step, |receiver, message| {
-        let said = || mapping::said(message);
-        receiver == to && message.term() == term && said().iter().any(|said| said.what == *what)
-    })
-}
-
-fn refuses(step: &Step<'_>, to: NodeId, position: LogIndex) -> bool {
-    sends(step, |receiver, message| {
-        receiver == to
-            && matches!(
-                message,
-                Message::AppendResponse {
-                    result: AppendResult::Rejected { prev_index, .. },
-                    ..
-                } if *prev_index == position
-            )
-    })
-}
-
 /// A write carries exactly what changed since the last.
 fn check_write(server: &Server, write: &LogWrite) -> Guard {
     let (now, before) = (&server.memory, server.writes.back());
     let before = before.map_or(&server.disk, |(_, saved)| saved);
-    let vote = write
-        .hard_state
-        .map_or((before.term, before.vote), |state| (state.term, state.vote));
-    guard(vote == (now.term, now.vote), "writes another term or vote")?;
-    let commit = write
-        .hard_state
-        .map_or(LogIndex(0), |state| state.commit_index);
-    guard(commit <= server.commit, "writes a commit it does not know")?;
-    let first = write
-        .entries
-        .first()
-        .map(|entry| entry.index)
-        .or(write.truncate_from);
-    let kept = first.unwrap_or(now.log.next()).previous();
-    match &write.reset_to {
-        Some(meta) => {
-            let start = now.log.start == (meta.index, meta.term) && kept == meta.index;
-            guard(start, "writes another beginning of its log")?;
-        }
-        None => {
-            let same =
-                before.log.term(kept).is_some() && before.log.term(kept) == now.log.term(kept);
-            guard(same, "does not write all that changed in its log")?;
-            let cuts = (before.log.next().0 > kept.0 + 1).then_some(kept.next());
-            guard(
-                write.truncate_from == cuts,
-                "does not write that it cut its log",
-            )?;
-        }
-    }
-    let entries: Vec<Entry> = write.entries.iter().map(mapping::entry).collect();
-    guard(
-        now.log.after(kept).eq(&entries),
-        "writes other entries than its log's newest",
-    )
-}
-
-/// The entries that a leader sends are those of its log.
-pub(super) fn check_entries(server: &Server, message: &Message) -> Guard {
-    let Message::AppendEntries { entries, .. } = message else {
-        return Ok(());
-    };
-    let same = |entry: &crate::types::Entry| {
-        server.memory.log.get(entry.index) == Some(&mapping::entry(entry))
-    };
-    guard(
-        entries.iter().all(same),
-        "sends entries that are not in its log",
-    )
+    let written = mapping::written(before, write, &now.log);
+    let written = written.ok_or("writes what does not continue its log")?;
+    let promised = (written.term, written.vote) == (now.term, now.vote);
+    guard(promised, "writes another term or vote")?;
+    guard(written.log == now.log, "writes another log than its own")?;
+    let commit = write.hard_state.map(|state| state.commit_index);
+    let known = commit.unwrap_or_default() <= server.commit;
+    guard(known, "writes a commit it does not know")
 }

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::log::{Config, Entry, Log, Saved, Value};
-use super::said::{Said, Told, What};
+use super::log::{At, Config, Entry, Log, Saved, Value};
+use super::said::{Said, What};
 use crate::codec;
 use crate::raft::Recovered;
 use crate::raft::message::{AppendResult, Message};
 use crate::sim::history::Life;
-use crate::types::{self, EntryPayload, LogIndex, Membership, NodeId, SnapshotMeta};
+use crate::types::{self, EntryPayload, LogWrite, Membership, NodeId, SnapshotMeta};
 
 /// A membership: members are the lives that joined.
-pub(super) fn config(membership: &Membership) -> Arc<Config> {
+fn config(membership: &Membership) -> Arc<Config> {
     let life = |id: &NodeId| Life {
         node: *id,
         incarnation: membership
@@ -36,103 +36,105 @@ pub(super) fn entry(entry: &types::Entry) -> Entry {
 pub(super) fn value(payload: &EntryPayload) -> Value {
     match payload {
         EntryPayload::Noop => Value::Command(0),
-        EntryPayload::Command(bytes) => Value::Command(command(bytes)),
+        // Never 0, which is nothing.
+        EntryPayload::Command(bytes) => Value::Command(u64::from(codec::crc32(0, bytes)) | 1 << 32),
         EntryPayload::Membership(membership) => Value::Config(config(membership)),
     }
 }
 
-/// Stands for a list of entries.
-pub(super) fn digest(entries: &[types::Entry]) -> u64 {
-    let mix = |sum: u64, word: u64| (sum.rotate_left(7) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    entries.iter().fold(entries.len() as u64, |sum, entry| {
-        let value = match &entry.payload {
-            EntryPayload::Noop => 0,
-            EntryPayload::Command(bytes) => command(bytes),
-            EntryPayload::Membership(membership) => {
-                let voters = membership.voters.iter().chain(&membership.voters_outgoing);
-                voters.fold(1, |sum, id| mix(sum, id.0))
-            }
-        };
-        mix(mix(sum, entry.term.0), value)
-    })
+pub(super) fn at(meta: &SnapshotMeta) -> At {
+    (meta.term, meta.index)
 }
 
-/// Stands for a command; never 0, which is nothing.
-pub(super) fn command(bytes: &[u8]) -> u64 {
-    u64::from(codec::crc32(0, bytes)) | 1 << 32
-}
-
-/// What a disk held at start.
-pub(super) fn saved(recovered: &Recovered) -> Saved {
-    let Recovered {
-        hard_state,
-        snapshot,
-        entries,
-        ..
-    } = recovered;
-    let none = SnapshotMeta::default();
-    let meta = snapshot.as_ref().unwrap_or(&none);
-    let position = (meta.membership_index, config(&meta.membership));
-    let mut start = (meta.index, meta.term);
-    let mut rest = entries.as_slice();
-    if let Some(first) = entries
-        .first()
-        .filter(|first| first.index.previous() != meta.index)
-    {
-        // Entries from further back: the first stands for all before it.
-        let whole = first.index == LogIndex(1);
-        start = if whole {
-            Default::default()
-        } else {
-            (first.index, first.term)
-        };
-        rest = &entries[usize::from(!whole)..];
+/// What a disk held at start, with what it had forgotten filled in from
+/// `known`.
+pub(super) fn saved(recovered: &Recovered, known: &Log) -> Saved {
+    let mut entries = recovered.entries.as_slice();
+    let snapshot = recovered.snapshot.clone().unwrap_or_default();
+    let first = entries.first().map(|first| first.index.previous());
+    let mut start = first.unwrap_or(snapshot.index);
+    let agrees = |one: &types::Entry| (one.term, one.index) == at(&snapshot);
+    if recovered.snapshot.is_some() && start != snapshot.index && !entries.iter().any(agrees) {
+        // It was taken in place of the log.
+        (start, entries) = (snapshot.index, &[]);
     }
-    let mut log = Log::starting_at(start, position);
-    rest.iter().map(entry).for_each(|entry| log.append(entry));
+    let mut log = Log::default();
+    if known.has(at(&snapshot)) {
+        log = known.clone();
+        log.keep(start);
+    }
+    // A directory may begin with a snapshot that nobody is known to have taken:
+    // it stands for some entries, of which only the last matter.
+    while log.len() < start {
+        let is_config = log.len().next() == snapshot.membership_index;
+        log.append(Entry {
+            term: snapshot.term,
+            value: match is_config {
+                true => Value::Config(config(&snapshot.membership)),
+                false => Value::Command(0),
+            },
+        });
+    }
+    entries
+        .iter()
+        .map(entry)
+        .for_each(|entry| log.append(entry));
     Saved {
-        term: hard_state.term,
-        vote: hard_state.vote,
+        term: recovered.hard_state.term,
+        vote: recovered.hard_state.vote,
         log,
     }
 }
 
-/// What a message says, in so many words.
-pub(super) fn said(message: &Message) -> Vec<Said> {
-    let term = message.term();
-    let what = match message {
-        Message::AppendResponse {
-            result,
-            read_context,
-            ..
-        } => {
-            let first = match result {
-                AppendResult::Matched { match_index } => What::Ack(*match_index),
-                AppendResult::Rejected { .. } => What::Other(0),
-            };
-            let heard = What::Heard(*read_context);
-            return vec![Said { term, what: first }, Said { term, what: heard }];
+/// What a disk holds after a write; a snapshot that is part of it stands for
+/// entries of `memory`. `None`: the write does not fit.
+pub(super) fn written(before: &Saved, write: &LogWrite, memory: &Log) -> Option<Saved> {
+    let mut after = before.clone();
+    if let Some(state) = write.hard_state {
+        (after.term, after.vote) = (state.term, state.vote);
+    }
+    if let Some(meta) = write.reset_to.as_ref() {
+        after.log = memory.has(at(meta)).then(|| memory.clone())?;
+        after.log.keep(meta.index);
+    }
+    if let Some(from) = write.truncate_from {
+        after.log.keep(from.previous());
+    }
+    for one in &write.entries {
+        if one.index != after.log.len().next() {
+            return None;
         }
-        _ => one(message),
-    };
-    vec![Said { term, what }]
+        after.log.append(entry(one));
+    }
+    Some(after)
+}
+
+/// What a message says, in so many words. A pre-vote binds nobody, and names a
+/// term that its sender is not in: it says nothing.
+pub(super) fn said(message: &Message) -> Vec<Said> {
+    let mut said = vec![one(message)];
+    match message {
+        Message::VoteRequest { pre: true, .. }
+        | Message::VoteResponse {
+            pre: true,
+            granted: true,
+            ..
+        } => said.clear(),
+        Message::AppendResponse { read_context, .. } => said.push(What::Heard(*read_context)),
+        _ => {}
+    }
+    let term = message.term();
+    said.into_iter().map(|what| Said { term, what }).collect()
 }
 
 fn one(message: &Message) -> What {
     match message {
-        Message::VoteRequest { pre: true, .. } => What::Speculation(0),
         Message::VoteRequest {
             last_index,
             last_term,
             ..
-        } => What::Campaign((*last_index, *last_term)),
-        Message::VoteResponse {
-            pre: true,
-            granted: true,
-            ..
-        } => What::Speculation(1),
+        } => What::Campaign((*last_term, *last_index)),
         Message::VoteResponse { granted: true, .. } => What::Vote,
-        Message::VoteResponse { .. } => What::Other(1),
         Message::AppendEntries {
             prev_index,
             prev_term,
@@ -140,30 +142,32 @@ fn one(message: &Message) -> What {
             commit_index,
             read_context,
             ..
-        } => {
-            let told = Told {
-                commit: *commit_index,
-                round: *read_context,
-            };
-            What::Append((*prev_index, *prev_term), digest(entries), told)
+        } => What::Append(
+            (*prev_term, *prev_index),
+            entries.iter().map(entry).collect(),
+            (*commit_index, *read_context),
+        ),
+        Message::AppendResponse {
+            result: AppendResult::Matched { match_index },
+            ..
         }
-        Message::AppendResponse { .. } => What::Other(0),
+        | Message::InstallSnapshotResponse { match_index, .. } => What::Ack(*match_index),
         Message::Heartbeat {
             commit_index,
             read_context,
             ..
-        } => What::Beat(Told {
-            commit: *commit_index,
-            round: *read_context,
-        }),
+        } => What::Beat((*commit_index, *read_context)),
         Message::HeartbeatResponse { read_context, .. } => What::Heard(*read_context),
-        Message::InstallSnapshot { meta, .. } => What::Install((meta.index, meta.term)),
-        Message::InstallSnapshotResponse { match_index, .. } => What::Ack(*match_index),
+        Message::InstallSnapshot { meta, .. } => What::Install(at(meta)),
         Message::TimeoutNow { .. } => What::TimeoutNow,
         Message::ReadIndexRequest { context, .. } => What::AskRead(*context),
-        Message::ReadIndexResponse { context, index, .. } => match index {
-            Some(index) => What::Read(*context, *index),
-            None => What::Other(2),
-        },
+        Message::ReadIndexResponse {
+            context,
+            index: Some(index),
+            ..
+        } => What::Read(*context, *index),
+        Message::VoteResponse { .. }
+        | Message::AppendResponse { .. }
+        | Message::ReadIndexResponse { .. } => What::No,
     }
 }

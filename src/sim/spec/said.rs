@@ -1,6 +1,6 @@
 //! What servers say to each other: the vocabulary of the specification.
 
-use super::log::At;
+use super::log::{At, Entry};
 use crate::types::{LogIndex, NodeId, Term};
 
 /// A statement made in a term.
@@ -16,39 +16,28 @@ pub(super) enum What {
     Campaign(At),
     /// "You have my vote."
     Vote,
-    /// Entries after a position, by their digest.
-    Append(At, u64, Told),
+    /// "These entries follow that one in my log."
+    Append(At, Vec<Entry>, Told),
     /// "I lead."
     Beat(Told),
     /// "My log equals yours up to here, on my disk."
     Ack(LogIndex),
-    /// "I take you for the leader, and heard you in this round."
+    /// "I take you for the leader, and heard you in this round"; 0 is none.
     Heard(u64),
-    /// "Take the snapshot that ends there."
+    /// "Take my log up to there, as a snapshot."
     Install(At),
     /// "Campaign now."
     TimeoutNow,
-    /// "Where may I read?", under a name of the asker's choice.
+    /// "Where may I read?", by number.
     AskRead(u64),
-    /// "There", under that name.
+    /// "There", to the question of that number.
     Read(u64, LogIndex),
-    /// A refusal: binds nobody, names the term.
-    Other(u8),
-    /// A pre-vote: binds nobody, in a term that its sender is not in.
-    Speculation(u8),
+    /// Any refusal.
+    No,
 }
 
-/// What every leader's message tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Told {
-    pub(super) commit: LogIndex,
-    /// Whoever answers says that it heard this round.
-    pub(super) round: u64,
-}
+/// A leader's commit index, and a round that whoever answers has heard.
+pub(super) type Told = (LogIndex, u64);
 
-/// Who wants to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Asker {
-    Own(u64),
-    Peer(NodeId, u64),
-}
+/// A read under way: who asks for it, and its number there.
+pub(super) type Asker = (NodeId, u64);
