@@ -1,10 +1,10 @@
 //! `model`: the exhaustive search through everything a small cluster of
 //! production cores can do (`holdfast::sim::model`), preset by preset.
 //!
-//! Exit codes: 0 nothing found, every preset exhausted, everything seen that it
-//! must have come across; 1 a violation, with the shortest story that leads to
-//! it; 3 not enough covered (a limit was reached or a witness is missing);
-//! 255 no such preset or bound.
+//! Exit codes: 0 nothing found, every preset searched as far as it goes and
+//! everything seen that it must come across; 1 a violation, with the shortest
+//! story that leads to it; 3 not enough covered (a limit was reached or a
+//! witness is missing); 255 no such preset or bound.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -33,9 +33,9 @@ pub struct ModelArguments {
     /// Stop a preset after so long.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Only paths of so many steps.
-    #[arg(long, default_value_t = 1000)]
-    depth_max: u32,
+    /// Paths of so many steps, instead of as many as each preset says.
+    #[arg(long)]
+    depth_max: Option<u32>,
     /// Print the presets and stop.
     #[arg(long)]
     list: bool,
@@ -109,7 +109,7 @@ fn search(preset: &Preset, arguments: &ModelArguments) -> Outcome {
     let limits = Limits {
         states_max: arguments.states_max,
         memory_bytes_max: arguments.memory_mib << 20,
-        depth_max: arguments.depth_max,
+        depth_max: arguments.depth_max.unwrap_or(preset.bounds.depth_max),
     };
     let mut told = begun;
     let report = model::explore(&preset.bounds, limits, &mut |progress| {
@@ -141,17 +141,23 @@ fn print(preset: &Preset, report: &Report, took: Duration) -> Outcome {
         .iter()
         .filter(|witness| report.witnesses.count(**witness) == 0)
         .collect();
+    let ended = match &report.ending {
+        Ending::TooDeep => format!("all paths of {} steps", report.depth),
+        _ => "exhausted".to_owned(),
+    };
     let (outcome, text) = match &report.ending {
         Ending::Violated(finding) => {
             let property = finding.violation.property;
             let text = format!("VIOLATED: {property} in {} steps", finding.steps);
             (Outcome::Violated, text)
         }
-        Ending::Exhausted if missing.is_empty() => (Outcome::Held, "exhausted".to_owned()),
-        Ending::Exhausted => {
-            let text = format!("exhausted, but never saw {missing:?}");
+        Ending::Exhausted | Ending::TooDeep if !missing.is_empty() => {
+            let text = format!("{ended}, but never saw {missing:?}");
             (Outcome::NotCovered, text)
         }
+        Ending::Exhausted => (Outcome::Held, ended),
+        // As deep as the preset means to go.
+        Ending::TooDeep if preset.bounds.depth_max <= report.depth => (Outcome::Held, ended),
         Ending::TooMuchMemory => {
             let text = "stopped: --memory-mib is used up; narrower bounds or more memory";
             (Outcome::NotCovered, text.to_owned())

@@ -101,6 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn learners_decide_nothing() {
+        let membership = Membership {
+            learners: ids(&[4, 5]),
+            ..membership(&[1, 2, 3], &[])
+        };
+        let is_learner = |id: NodeId| membership.learners.contains(&id);
+        let reached = |id: NodeId| LogIndex(if is_learner(id) { 9 } else { id.0 });
+        assert_eq!(committed(&membership, reached), LogIndex(2));
+        let granted_by_learners = (1..=5).map(NodeId).map(|id| (id, 3 <= id.0)).collect();
+        assert_eq!(tally(&membership, &granted_by_learners), Tally::Lost);
+    }
+
+    #[test]
     fn four_voters_split_in_two_elect_nobody() {
         let membership = membership(&[1, 2, 3, 4], &[]);
         let votes = [(NodeId(1), true), (NodeId(2), true)].into();

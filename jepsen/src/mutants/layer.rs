@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
+use super::catalogue::Mutant;
 use super::patch::Patch;
 use super::tree::Tree;
 
@@ -202,7 +203,8 @@ impl Run {
         String::from_utf8_lossy(&output).contains(words)
     }
 
-    /// Runs the chosen tests, for at most `patience`.
+    /// Runs the chosen tests, for at most `patience`. What is said of a failure
+    /// is what is nearest to the `subject`.
     ///
     /// # Errors
     /// The binary cannot be run.
@@ -211,6 +213,7 @@ impl Run {
         binary: &Path,
         tree: &Tree,
         patience: Duration,
+        subject: &Subject,
     ) -> anyhow::Result<Outcome> {
         let output_path = output_path(tree);
         let output = File::create(&output_path)?;
@@ -243,12 +246,14 @@ impl Run {
         };
         let output = fs::read(&output_path).unwrap_or_default();
         let output = String::from_utf8_lossy(&output);
-        Ok(match (judge(&output, status), failed_seed(&output)) {
-            (Outcome::Failed(_, complaint), Some(seed)) if self.layer == LayerName::Sim => {
-                Outcome::Failed(format!("seed {seed} of 0..{}", seed + 1), complaint)
-            }
-            (outcome, _) => outcome,
-        })
+        Ok(
+            match (subject.judge(&output, status), failed_seed(&output)) {
+                (Outcome::Failed(_, complaint), Some(seed)) if self.layer == LayerName::Sim => {
+                    Outcome::Failed(format!("seed {seed} of 0..{}", seed + 1), complaint)
+                }
+                (outcome, _) => outcome,
+            },
+        )
     }
 }
 
@@ -256,21 +261,82 @@ fn output_path(tree: &Tree) -> PathBuf {
     tree.root.join("output.txt")
 }
 
-fn judge(output: &str, status: ExitStatus) -> Outcome {
-    let failed = output
-        .lines()
-        .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    // Bytes that are pinned differ for many reasons; whoever says why is named.
-    if let Some(name) = failed.min_by_key(|name| name.contains("golden")) {
-        return Outcome::Failed(name.to_owned(), complaint(output, name));
+/// What a mutant is about. Of several tests that fail the one nearest to it is
+/// named: a mutant is noticed by many that are about something else, too.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// Its number, which the stories about it name.
+    id: String,
+    /// Names of the files changed, without their endings.
+    stems: Vec<String>,
+    /// Where the stories are.
+    stories: PathBuf,
+}
+
+impl Subject {
+    /// Of a mutant in a tree.
+    #[must_use]
+    pub fn of(mutant: &Mutant, tree: &Tree) -> Self {
+        let stems = mutant.patch.paths().filter_map(|path| path.file_stem());
+        Self {
+            id: mutant.id.clone(),
+            stems: stems
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .collect(),
+            stories: tree.root.join("tests/raft/testdata"),
+        }
     }
-    if !status.success() {
-        let last = output.lines().rfind(|line| !line.trim().is_empty());
-        let last = last.unwrap_or_default();
-        return Outcome::Aborted(format!("{status}: {last}"));
+
+    fn judge(&self, output: &str, status: ExitStatus) -> Outcome {
+        let failed = output
+            .lines()
+            .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+        let distance = |name: &&str| {
+            let is_beside = |stem: &String| name.split("::").any(|part| part == stem);
+            // Bytes that are pinned differ for many reasons.
+            (name.contains("golden"), !self.stems.iter().any(is_beside))
+        };
+        if let Some(name) = failed.min_by_key(distance) {
+            return Outcome::Failed(name.to_owned(), self.complaint(output, name));
+        }
+        if !status.success() {
+            let last = output.lines().rfind(|line| !line.trim().is_empty());
+            let last = last.unwrap_or_default();
+            return Outcome::Aborted(format!("{status}: {last}"));
+        }
+        let ran = output.lines().any(|line| line.ends_with(" ... ok"));
+        if ran { Outcome::Passed } else { Outcome::Empty }
     }
-    let ran = output.lines().any(|line| line.ends_with(" ... ok"));
-    if ran { Outcome::Passed } else { Outcome::Empty }
+
+    /// What a test says first when it panics; of transcripts that differ, which
+    /// one.
+    fn complaint(&self, output: &str, test: &str) -> String {
+        let thread = format!("thread '{test}' ");
+        let mut lines = output
+            .lines()
+            .skip_while(|line| !(line.starts_with(&thread) && line.contains("panicked at ")))
+            .skip(1);
+        let first = lines.next().unwrap_or_default();
+        let words = if first.starts_with("UPDATE=1") {
+            let places = lines.filter(|line| line.contains(".txt:"));
+            let names = places.map(|place| place.rsplit('/').next().unwrap_or(place));
+            names
+                .min_by_key(|name| !self.is_told_in(name))
+                .unwrap_or(first)
+        } else {
+            first
+        };
+        let words: String = words.trim().chars().take(COMPLAINT_CHARS_MAX).collect();
+        words.replace('|', "/")
+    }
+
+    /// Whether the story at `file:line` names the mutant.
+    fn is_told_in(&self, place: &str) -> bool {
+        let file = place.split(':').next().unwrap_or(place);
+        let text = fs::read_to_string(self.stories.join(file)).unwrap_or_default();
+        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.any(|word| word == self.id)
+    }
 }
 
 /// The seed that a failing campaign tells to replay.
@@ -278,23 +344,6 @@ fn failed_seed(output: &str) -> Option<u64> {
     let (_, after) = output.split_once("--seed ")?;
     let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
-}
-
-/// What a test says first when it panics; of a transcript that differs, which
-/// one.
-fn complaint(output: &str, test: &str) -> String {
-    let thread = format!("thread '{test}' ");
-    let mut lines = output
-        .lines()
-        .skip_while(|line| !(line.starts_with(&thread) && line.contains("panicked at ")))
-        .skip(1);
-    let first = lines.next().unwrap_or_default();
-    let words = match lines.next() {
-        Some(place) if first.starts_with("UPDATE=1") => place.rsplit('/').next().unwrap_or(place),
-        _ => first,
-    };
-    let words: String = words.trim().chars().take(COMPLAINT_CHARS_MAX).collect();
-    words.replace('|', "/")
 }
 
 /// Of a panic's words, as many are shown.
@@ -310,36 +359,52 @@ mod tests {
 
     use super::*;
 
+    fn about(stem: &str) -> Subject {
+        Subject {
+            stems: vec![stem.to_owned()],
+            ..Subject::default()
+        }
+    }
+
     #[test]
-    fn first_failed_test_is_named() {
+    fn failed_test_nearest_to_the_mutant_is_named() {
         let output = "test a ... ok\ntest golden::a ... FAILED\ntest b::c ... FAILED\n\
-                      test d ... FAILED\n";
+                      test d::e ... FAILED\n";
         let status = ExitStatus::from_raw(101 << 8);
-        let expected = Outcome::Failed("b::c".to_owned(), String::new());
-        assert_eq!(judge(output, status), expected);
+        for (stem, name) in [
+            ("b", "b::c"),
+            ("d", "d::e"),
+            ("x", "b::c"),
+            ("golden", "b::c"),
+        ] {
+            let expected = Outcome::Failed(name.to_owned(), String::new());
+            assert_eq!(about(stem).judge(output, status), expected);
+        }
     }
 
     #[test]
-    fn complaint_is_the_first_panic_or_the_transcript() {
+    fn complaint_is_the_panic_or_the_transcript() {
+        let subject = Subject::default();
         let panic = "x\nthread 'a' (7) panicked at src/x.rs:1:2:\nthe term went back\nnote: b\n";
-        assert_eq!(complaint(panic, "a"), "the term went back");
-        assert_eq!(complaint(panic, "b"), "");
-        let differs = "thread 'a' panicked at t.rs:1:2:\nUPDATE=1 if intended:\n/a/b/fig.txt:7\n";
-        assert_eq!(complaint(differs, "a"), "fig.txt:7");
-    }
-
-    #[test]
-    fn failed_seed_is_the_one_to_replay() {
-        let output = "ReadValid\nreplay: jepsen -- sim --seed 41 --trace\n";
-        assert_eq!(failed_seed(output), Some(41));
-        assert_eq!(failed_seed("test a ... ok"), None);
+        assert_eq!(subject.complaint(panic, "a"), "the term went back");
+        assert_eq!(subject.complaint(panic, "b"), "");
+        let differs = "thread 'a' panicked at t.rs:1:2:\nUPDATE=1 if intended:\n\
+                       /a/b/election.txt:7\n  written: x\n/a/b/figure_8.txt:9\n";
+        assert_eq!(subject.complaint(differs, "a"), "election.txt:7");
+        let told = Subject {
+            id: "E1".to_owned(),
+            stories: super::super::repository().join("tests/raft/testdata"),
+            ..Subject::default()
+        };
+        assert_eq!(told.complaint(differs, "a"), "figure_8.txt:9");
     }
 
     #[test]
     fn process_that_dies_is_no_pass_and_no_test_is_no_verdict() {
-        let aborted = judge("test a ... ok\nstack overflow\n", ExitStatus::from_raw(6));
+        let subject = Subject::default();
+        let aborted = subject.judge("test a ... ok\nstack overflow\n", ExitStatus::from_raw(6));
         assert!(matches!(aborted, Outcome::Aborted(_)));
-        let nothing = judge("running 0 tests\n", ExitStatus::from_raw(0));
+        let nothing = subject.judge("running 0 tests\n", ExitStatus::from_raw(0));
         assert_eq!(nothing, Outcome::Empty);
     }
 
@@ -351,5 +416,12 @@ mod tests {
             LayerName::Crash
         );
         assert!("harness".parse::<LayerName>().is_err());
+    }
+
+    #[test]
+    fn failed_seed_is_the_one_to_replay() {
+        let output = "ReadValid\nreplay: jepsen -- sim --seed 41 --trace\n";
+        assert_eq!(failed_seed(output), Some(41));
+        assert_eq!(failed_seed("test a ... ok"), None);
     }
 }

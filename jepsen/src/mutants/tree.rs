@@ -325,6 +325,7 @@ fn manifest_for(root: &str, files: &Files) -> String {
          publish = false\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
          [dependencies]\n{}\n[dev-dependencies]\n{}\n[profile.dev]\ndebug = \"line-tables-only\"\n\n\
          [profile.dev.package.\"*\"]\nopt-level = 1\n\n\
+         [profile.dev.package.holdfast]\ndebug = false\n\n\
          [lints.rust]\nwarnings = \"allow\"\n",
         dependencies(root, "[dependencies]", files),
         dependencies(root, "[dev-dependencies]", files),

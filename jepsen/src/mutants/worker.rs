@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::catalogue::Mutant;
-use super::layer::{LayerName, Outcome, Run, runs_for, seeds, specification_alone};
+use super::layer::{LayerName, Outcome, Run, Subject, runs_for, seeds, specification_alone};
 use super::score::{Row, Verdict};
 use super::tree::{Extent, Files, Tree};
 
@@ -197,7 +197,8 @@ impl<'a> Bench<'a> {
         let binary = run.build(self.tree)?;
         let built = began.elapsed().as_secs_f64();
         let started = Instant::now();
-        let outcome = run.execute(&binary, self.tree, UNCHANGED_PATIENCE)?;
+        let subject = Subject::default();
+        let outcome = run.execute(&binary, self.tree, UNCHANGED_PATIENCE, &subject)?;
         let took = started.elapsed();
         if outcome == Outcome::Empty {
             return Ok(None);
@@ -217,7 +218,8 @@ impl<'a> Bench<'a> {
     fn try_mutated(&self, run: &Run, allowed: Duration) -> anyhow::Result<Option<Verdict>> {
         let binary = run.build(self.tree)?;
         let started = Instant::now();
-        let how = match run.execute(&binary, self.tree, allowed)? {
+        let subject = Subject::of(self.mutant, self.tree);
+        let how = match run.execute(&binary, self.tree, allowed, &subject)? {
             Outcome::Passed | Outcome::Empty => return Ok(None),
             Outcome::Failed(test, complaint) => format!("{test}: {complaint}"),
             Outcome::Hung => format!("no end within {} s", allowed.as_secs()),

@@ -94,6 +94,8 @@ pub struct Bounds {
     pub changes: u8,
     /// Which ones.
     pub wishes: Vec<Wish>,
+    /// Steps of a path; for what is too wide to be searched to its end.
+    pub depth_max: u32,
     /// How elections are told.
     pub elections: Elections,
     /// An answer reaches whoever asked in the step of the question.
@@ -130,6 +132,7 @@ impl Bounds {
             snapshots: 0,
             changes: 0,
             wishes: Vec::new(),
+            depth_max: DEPTH_MAX,
             elections: Elections::PreVoteAtOnce,
             round_trips: false,
             one_entry_a_message: false,
@@ -257,6 +260,9 @@ impl Bounds {
         offered
     }
 }
+
+/// No search of ours came to paths so long.
+const DEPTH_MAX: u32 = 1000;
 
 /// How much of the countable bounds a path has used, packed into a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

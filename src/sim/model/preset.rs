@@ -41,6 +41,7 @@ pub fn presets() -> Vec<Preset> {
         crash_deep(),
         replication_deep(),
         reads_deep(),
+        wide_reads(),
     ]
 }
 
@@ -165,6 +166,7 @@ fn ongaro_2015() -> Preset {
         bounds: Bounds {
             term_max: 4,
             changes: 1,
+            depth_max: 11,
             wishes: vec![Wish::Remove],
             elections: Elections::AtOnce,
             round_trips: true,
@@ -343,14 +345,13 @@ fn stepwise() -> Preset {
 fn crash_deep() -> Preset {
     Preset {
         name: "crash-deep",
-        purpose: "two elections, a command, slow disks and a crash among three voters",
+        purpose: "one command under two leaders, appends overtaking each other, slow disks \
+                  and a crash",
         is_quick: false,
         bounds: Bounds {
-            term_max: 3,
-            proposals: 1,
             crashes: 1,
             slow_writes: 1,
-            ..Bounds::new(3, 0)
+            ..replication().bounds
         },
         witnesses: vec![Witness::WritesLost, Witness::CommandCommitted],
     }
@@ -375,6 +376,19 @@ fn replication_deep() -> Preset {
 fn reads_deep() -> Preset {
     Preset {
         name: "reads-deep",
+        purpose: "a read on any of two voters and a learner, and a crash",
+        is_quick: false,
+        bounds: Bounds {
+            crashes: 1,
+            ..learner_reads().bounds
+        },
+        witnesses: vec![Witness::LaterLeader, Witness::LearnerRead],
+    }
+}
+
+fn wide_reads() -> Preset {
+    Preset {
+        name: "wide-reads",
         purpose: "two reads among three voters and a learner, a crash, a handover",
         is_quick: false,
         bounds: Bounds {
@@ -382,6 +396,7 @@ fn reads_deep() -> Preset {
             reads: 2,
             crashes: 1,
             transfers: 1,
+            depth_max: 8,
             elections: Elections::AtOnce,
             round_trips: true,
             ..Bounds::new(3, 1)
