@@ -26,6 +26,17 @@ pub enum Verdict {
     Error(String),
 }
 
+/// What is said of tests that never end.
+pub const HUNG: &str = "no end within";
+
+impl Verdict {
+    /// Whether nothing was noticed but that the tests do not end.
+    #[must_use]
+    pub fn is_hung(&self) -> bool {
+        matches!(self, Self::Killed { how, .. } if how.starts_with(HUNG))
+    }
+}
+
 /// One mutant's line.
 #[derive(Clone, Debug)]
 pub struct Row {

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 
 use super::catalogue::Mutant;
 use super::layer::{LayerName, Outcome, Run, Subject, runs_for, seeds, specification_alone};
-use super::score::{Row, Verdict};
+use super::score::{HUNG, Row, Verdict};
 use super::tree::{Extent, Files, Tree};
 
 /// How long each run may take, as far as it was tried on the tree as it is;
@@ -139,8 +139,13 @@ impl<'a> Bench<'a> {
                 continue;
             };
             self.make()?;
-            if let Some(verdict) = self.try_mutated(run, allowed)? {
-                row.verdict = verdict;
+            let heard = self.try_mutated(run, allowed)?;
+            let says_why = heard.as_ref().is_some_and(|heard| !heard.is_hung());
+            // Tests that never end notice something, but not what.
+            if says_why || matches!(row.verdict, Verdict::Survived) {
+                row.verdict = heard.unwrap_or(Verdict::Survived);
+            }
+            if says_why {
                 break;
             }
             if row.passed.last() != Some(&run.layer) {
@@ -222,7 +227,7 @@ impl<'a> Bench<'a> {
         let how = match run.execute(&binary, self.tree, allowed, &subject)? {
             Outcome::Passed | Outcome::Empty => return Ok(None),
             Outcome::Failed(test, complaint) => format!("{test}: {complaint}"),
-            Outcome::Hung => format!("no end within {} s", allowed.as_secs()),
+            Outcome::Hung => format!("{HUNG} {} s", allowed.as_secs()),
             Outcome::Aborted(how) => how,
         };
         Ok(Some(Verdict::Killed {

@@ -40,6 +40,7 @@ pub fn presets() -> Vec<Preset> {
         joint(),
         crash_deep(),
         replication_deep(),
+        doubled(),
         reads_deep(),
         wide_reads(),
     ]
@@ -335,6 +336,7 @@ fn stepwise() -> Preset {
         is_quick: false,
         bounds: Bounds {
             term_max: 3,
+            depth_max: 17,
             elections: Elections::Stepwise,
             ..Bounds::new(3, 0)
         },
@@ -360,11 +362,27 @@ fn crash_deep() -> Preset {
 fn replication_deep() -> Preset {
     Preset {
         name: "replication-deep",
-        purpose: "two commands under three leaders, one message doubled",
+        purpose: "two commands under three leaders, an append at a time",
         is_quick: false,
         bounds: Bounds {
             term_max: 4,
             proposals: 2,
+            inflight_messages: 1,
+            elections: Elections::AtOnce,
+            ..Bounds::new(3, 0)
+        },
+        witnesses: vec![Witness::CommandCommitted, Witness::TailReplaced],
+    }
+}
+
+fn doubled() -> Preset {
+    Preset {
+        name: "doubled",
+        purpose: "one command under three leaders, one message doubled",
+        is_quick: false,
+        bounds: Bounds {
+            term_max: 4,
+            proposals: 1,
             duplicates: 1,
             elections: Elections::AtOnce,
             ..Bounds::new(3, 0)
