@@ -281,6 +281,9 @@ impl World {
     }
 
     pub fn power_fails(&mut self, seat: usize) -> Step {
+        if self.is_calm {
+            return Ok(());
+        }
         self.hit(Mark::PowerCut);
         self.restart_later(seat);
         self.crash(seat, Ending::AnyDisk)
