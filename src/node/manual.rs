@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use crate::disk::Disk;
 use crate::membership::autopilot::AutopilotConfig;
 use crate::peer::{
-    DurableEnd, Goodbye, Handler, Hello, MembershipProof, Refuser, Run, SnapshotOffer,
-    SnapshotSink, SnapshotSource,
+    DurableEnd, Goodbye, Handler, Hello, MembershipProof, OwnDurableEnd, Refuser, Run,
+    SnapshotOffer, SnapshotSink, SnapshotSource, Witness,
 };
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::message::Message;
@@ -47,6 +47,7 @@ use super::standing::StatusBoard;
 use super::stream::{Incoming, Outgoing};
 use super::threads::{Foundation, Parts};
 use super::wal_thread::{WalGroup, chain};
+use super::witness_file::WitnessFile;
 
 /// What a node is opened with.
 pub(crate) struct ManualOptions {
@@ -58,6 +59,8 @@ pub(crate) struct ManualOptions {
     pub checkpoint_interval: u64,
     pub autopilot: AutopilotConfig,
     pub wal: WalOptions,
+    /// Tells this run from others of the same number.
+    pub run_id: u64,
 }
 
 /// What a turn did to the world outside, in order.
@@ -98,6 +101,10 @@ pub(crate) struct ManualNode {
     snapshots: Arc<Snapshots>,
     board: Arc<Board>,
     failure: Arc<Failure>,
+    is_refused: Arc<AtomicBool>,
+    run: Run,
+    durable: Arc<OwnDurableEnd>,
+    witness: WitnessFile,
     happenings: Recorder,
     fuse: Fuse,
     writing: Option<WalGroup>,
@@ -147,7 +154,11 @@ impl ManualNode {
     pub fn open(options: &ManualOptions, now: Millis) -> Result<(Self, Recovered), NodeError> {
         let disk = &options.disk;
         let directory = &options.directory;
-        let identity = DirectoryIdentity::open_or_create(disk.as_ref(), directory, &options.name)?;
+        let mut identity =
+            DirectoryIdentity::open_or_create(disk.as_ref(), directory, &options.name)?;
+        identity.run.id = options.run_id;
+        let run = identity.run;
+        let witness = WitnessFile::open(Arc::clone(disk), directory);
         let snapshots = SnapshotDirectory::open(Arc::clone(disk), &directory.join("snapshots"))
             .map_err(NodeError::Snapshots)?;
         let snapshots = Arc::new(Snapshots::new(snapshots));
@@ -163,7 +174,10 @@ impl ManualNode {
         let (events, queue) = EventSender::new();
         let happenings = Recorder::default();
         let board = Arc::new(Board::new(store.view()));
-        let failure = Arc::new(Failure::new(Arc::new(|_| {}), Arc::new(|_| {})));
+        let is_refused = Arc::new(AtomicBool::new(false));
+        let refused = Arc::clone(&is_refused);
+        let on_refusal = Arc::new(move |_: &str| refused.store(true, Ordering::Relaxed));
+        let failure = Arc::new(Failure::new(Arc::new(|_| {}), on_refusal));
         let own = own_directory(options, &identity);
         let durable = Arc::clone(&own.durable);
         let foundation = Foundation {
@@ -194,7 +208,12 @@ impl ManualNode {
             greetings: Greetings::new(&nobody()),
             forward: ForwardSlot::default(),
             incoming: Incoming::default(),
-            refusals: Refusals::new(identity, durable, Arc::clone(&failure), events.clone()),
+            refusals: Refusals::new(
+                identity,
+                Arc::clone(&durable),
+                Arc::clone(&failure),
+                events.clone(),
+            ),
         };
         let node = Self {
             parts,
@@ -203,6 +222,10 @@ impl ManualNode {
             snapshots,
             board,
             failure,
+            is_refused,
+            run,
+            durable,
+            witness,
             happenings,
             fuse,
             writing: None,
@@ -371,6 +394,31 @@ impl ManualNode {
     /// A peer refuses to speak with this node.
     pub fn refused(&self, peer: NodeId, goodbye: &Goodbye) {
         self.handler.refused(peer, goodbye, Refuser::Peer);
+    }
+
+    /// Whether a peer refused this process its identity: it ends, for good.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
+    }
+
+    /// Which run of its directory this process is.
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    /// How far its durable state reaches.
+    pub fn durable_end(&self) -> DurableEnd {
+        self.durable.now()
+    }
+
+    /// What it remembers of its peers.
+    pub fn witness(&self) -> &Witness {
+        self.witness.witness()
+    }
+
+    /// Writes down what it remembers of its peers.
+    pub fn keep_witness(&self) {
+        self.witness.write();
     }
 
     /// The newest snapshot, for a peer.

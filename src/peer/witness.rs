@@ -89,8 +89,26 @@ impl Witness {
         (runs, self.acknowledged_changed.load(Ordering::Acquire))
     }
 
+    /// Judges a greeting and settles at once whether an older run of the same
+    /// directory is gone: where no connection takes time to find that out.
+    ///
+    /// # Errors
+    /// The goodbye to answer with.
+    #[cfg(feature = "sim")]
+    pub(crate) fn greet(
+        &self,
+        hello: &Hello,
+        answers: impl FnOnce(Run) -> bool,
+    ) -> Result<(), Goodbye> {
+        match self.meet(&self.picture(), hello)? {
+            Meeting::Met => Ok(()),
+            Meeting::Contested { older } if answers(older) => Err(copied(hello, older, true)),
+            Meeting::Contested { older } => self.succeed(hello, older),
+        }
+    }
+
     /// Forgets the others: they are no members any more.
-    pub(super) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
         let mut seen = self.lock();
         let before = seen.len();
         seen.retain(|id, _| keep(*id));
@@ -141,7 +159,7 @@ impl Witness {
     }
 
     /// Notes what a message proves durable at its sender.
-    pub(super) fn note(&self, hello: &Hello, message: &Message) {
+    pub(crate) fn note(&self, hello: &Hello, message: &Message) {
         let Some(end) = proved_durable(message) else {
             return;
         };

@@ -23,6 +23,8 @@ impl World {
             Finale::HealCore => self.heal_core(&mut dice)?,
             Finale::Bridge => self.serve_across_a_bridge(&mut dice)?,
             Finale::StalledLeader => self.stall_the_leader()?,
+            Finale::Copy => self.start_a_copy(&mut dice)?,
+            Finale::Rollback => self.roll_back(&mut dice)?,
         }
         self.heal()?;
         self.await_convergence()?;
@@ -31,7 +33,7 @@ impl World {
     }
 
     /// Everything works again, and everybody starts.
-    fn heal(&mut self) -> Step {
+    pub fn heal(&mut self) -> Step {
         self.story.tell(self.now, || "all is healed".into());
         self.network.heal();
         for seat in 0..self.servers.len() {
@@ -142,7 +144,7 @@ impl World {
     }
 
     /// Waits until somebody acknowledges a fresh write.
-    fn await_service(&mut self, complaint: &str) -> Step {
+    pub fn await_service(&mut self, complaint: &str) -> Step {
         let end = self
             .now
             .plus_milliseconds(SERVICE_ELECTIONS * ELECTION_MAX.0);
@@ -160,7 +162,7 @@ impl World {
         Err(self.complain(complaint))
     }
 
-    fn await_convergence(&mut self) -> Step {
+    pub fn await_convergence(&mut self) -> Step {
         let end = self
             .now
             .plus_milliseconds(CONVERGENCE_ELECTIONS * ELECTION_MAX.0);
@@ -283,7 +285,7 @@ impl World {
         Ok(())
     }
 
-    fn complain(&self, complaint: &str) -> Failure {
+    pub fn complain(&self, complaint: &str) -> Failure {
         let mut details = complaint.to_owned();
         for server in &self.servers {
             let state = match &server.node {
@@ -322,7 +324,7 @@ impl World {
 }
 
 /// A quorum must serve within so many election timeouts.
-const SERVICE_ELECTIONS: u64 = 20;
+pub(super) const SERVICE_ELECTIONS: u64 = 20;
 /// And all must be equal, lost members replaced and promoted, within so many.
 const CONVERGENCE_ELECTIONS: u64 = 60;
 /// A calm cluster answers within this time.

@@ -40,6 +40,8 @@ mod operator;
 
 mod calm;
 
+mod impostors;
+
 mod coverage;
 
 mod story;

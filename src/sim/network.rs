@@ -10,17 +10,27 @@ use super::agenda::Moment;
 use super::coverage::Mark;
 use super::dice::Dice;
 use super::options::LinkWeather;
+use super::server::Server;
 use super::tale;
-use super::world::{Event, Step, World};
+use super::world::{Event, Failure, Step, World};
 
 /// A message on its way.
 pub(super) struct Packet {
     from: usize,
+    /// The process that sent it.
+    from_run: u64,
     to: usize,
     /// The life it was meant for: a connection does not outlive it.
     to_life: crate::sim::history::Life,
     hello: Arc<Hello>,
     message: Message,
+}
+
+/// One process does not believe that another is what it says.
+pub(super) struct Doubt {
+    by: usize,
+    of: usize,
+    goodbye: Goodbye,
 }
 
 /// All links, by sender and receiver.
@@ -160,9 +170,11 @@ impl World {
         if travel.overtakes {
             self.hit(Mark::OvertakenMessage);
         }
+        let from_run = self.servers[from].run;
         let packet = |message| {
             Event::Arrive(Box::new(Packet {
                 from,
+                from_run,
                 to: seat,
                 to_life: self.servers[seat].life(),
                 hello: Arc::clone(&hello),
@@ -208,12 +220,17 @@ impl World {
             self.say_goodbye(from, to, &packet.hello, goodbye);
             return Ok(());
         }
+        if let Err(doubt) = self.meet(from, packet.from_run, to) {
+            self.lose(from, to);
+            return self.turn_away(doubt);
+        }
         let sender = self.servers[from].id;
         self.story.tell(self.now, || {
             let (from, to) = (&self.servers[from].name, &self.servers[to].name);
             format!("  {from} → {to}: {}", tale::message(&packet.message))
         });
         if let Some(node) = &self.servers[to].node {
+            node.witness().note(&packet.hello, &packet.message);
             node.deliver(sender, packet.message);
         }
         self.request_turn(to);
@@ -235,16 +252,79 @@ impl World {
         Ok(())
     }
 
+    /// Two processes that meet for the first time look at each other's runs,
+    /// and whether either lost what it acknowledged. What a process sent that
+    /// is gone by now came by a connection of its own.
+    ///
+    /// # Errors
+    /// Who refuses whom, and why.
+    pub fn meet(&mut self, from: usize, run: u64, to: usize) -> Result<(), Doubt> {
+        let (sender, receiver) = (&self.servers[from], &self.servers[to]);
+        let is_known = receiver.met.contains(&(from, run));
+        let (Some(caller), Some(called)) = (&sender.node, &receiver.node) else {
+            return Ok(());
+        };
+        if is_known || sender.run != run {
+            return Ok(());
+        }
+        let answers = |asker: usize, node: NodeId, run| {
+            let is_it = |(seat, server): &(usize, &Server)| {
+                let process = server.node.as_ref().filter(|_| server.is_awake(self.now));
+                server.id == node
+                    && process.is_some_and(|process| process.run() == run)
+                    && !self.network.is_cut(*seat, asker)
+                    && !self.network.is_cut(asker, *seat)
+            };
+            self.servers.iter().enumerate().any(|one| is_it(&one))
+        };
+        let greeted = called
+            .witness()
+            .greet(&sender.hello(), |older| answers(to, sender.id, older));
+        let doubt = |by, of| move |goodbye| Doubt { by, of, goodbye };
+        greeted.map_err(doubt(to, from))?;
+        let answered = caller
+            .witness()
+            .greet(&receiver.hello(), |older| answers(from, receiver.id, older));
+        answered.map_err(doubt(from, to))?;
+        self.servers[to].met.insert((from, run));
+        Ok(())
+    }
+
     /// The refused one hears why, and believes what is proved.
     fn say_goodbye(&mut self, from: usize, to: usize, hello: &Hello, goodbye: Option<Goodbye>) {
-        let sender = &self.servers[from];
         let Some(goodbye) = goodbye else {
             return;
         };
-        if sender.incarnation != hello.incarnation || self.network.is_cut(to, from) {
+        if self.servers[from].incarnation == hello.incarnation {
+            self.tell_goodbye(to, from, goodbye);
+        }
+    }
+
+    /// A process doubts that another is what it says, and tells it so. Among
+    /// honest ones that must not happen.
+    ///
+    /// # Errors
+    /// Neither of the two is an impostor.
+    pub fn turn_away(&mut self, doubt: Doubt) -> Step {
+        let Doubt { by, of, goodbye } = doubt;
+        let (refuser, refused) = (&self.servers[by], &self.servers[of]);
+        let text = format!("{} refuses {}: {goodbye}", refuser.name, refused.name);
+        if !refuser.is_impostor && !refused.is_impostor {
+            return Err(Failure {
+                kind: "HonestRefused".into(),
+                details: text,
+            });
+        }
+        self.story.tell(self.now, || text);
+        self.tell_goodbye(by, of, goodbye);
+        Ok(())
+    }
+
+    fn tell_goodbye(&mut self, to: usize, from: usize, goodbye: Goodbye) {
+        if self.network.is_cut(to, from) {
             return;
         }
-        let (seat, run, peer) = (from, sender.run, self.servers[to].id);
+        let (seat, run, peer) = (from, self.servers[from].run, self.servers[to].id);
         let at = self.now.plus(self.network.delay(to, from));
         let goodbye = Box::new(goodbye);
         self.agenda.add(

@@ -190,6 +190,7 @@ impl World {
             .add(self.now.plus_milliseconds(1000), Event::Care);
         self.note_wishes();
         for seat in 0..self.servers.len() {
+            self.keep_witness(seat)?;
             if self.servers[seat].presence == Presence::Lost {
                 self.renew(seat)?;
             }
@@ -218,6 +219,18 @@ impl World {
         Ok(())
     }
 
+    /// As the node itself would, every few seconds.
+    fn keep_witness(&mut self, seat: usize) -> Step {
+        let server = &self.servers[seat];
+        if !server.is_awake(self.now) || self.now < server.stalled_until {
+            return Ok(());
+        }
+        if let Some(node) = &server.node {
+            node.keep_witness();
+        }
+        self.settle(seat)
+    }
+
     /// A lost directory is made anew, under another incarnation.
     fn renew(&mut self, seat: usize) -> Step {
         let incarnation = Incarnation(self.dice.roll());
@@ -225,6 +238,7 @@ impl World {
         server.disk = crate::disk::MemoryDisk::new();
         server.incarnation = incarnation;
         server.is_rotten = false;
+        server.is_impostor = false;
         server.membership = std::sync::Arc::default();
         server.is_faulty = false;
         server.presence = Presence::Down;

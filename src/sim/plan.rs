@@ -85,6 +85,10 @@ pub enum Finale {
     Bridge,
     /// First the leader's disk stalls, and writes must move (L3).
     StalledLeader,
+    /// First a copy of a member's directory starts beside it.
+    Copy,
+    /// First a member's directory is replaced by an older state of itself.
+    Rollback,
 }
 
 impl Plan {
@@ -120,6 +124,8 @@ impl Plan {
             Finale::HealCore,
             Finale::Bridge,
             Finale::StalledLeader,
+            Finale::Copy,
+            Finale::Rollback,
         ]);
         Self {
             seed,

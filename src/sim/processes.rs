@@ -97,6 +97,7 @@ impl World {
                 server.apply_is_due = false;
                 server.wake_at = None;
                 server.is_marked = false;
+                server.met.clear();
                 self.story.tell(self.now, || {
                     format!(
                         "{} starts: {}",
@@ -113,7 +114,7 @@ impl World {
                 if recovered.snapshot.is_some() && self.servers[seat].run > 1 {
                     self.hit(Mark::RestartedWithSnapshot);
                 }
-                self.check(|history| history.started(life, &recovered, &status))?;
+                self.check(seat, |history| history.started(life, &recovered, &status))?;
                 let run = self.servers[seat].run;
                 let idle = self.now.plus(IDLE_BEFORE_MARK);
                 self.agenda.add(
@@ -214,7 +215,11 @@ impl World {
             return self.crash(seat, Ending::AnyDisk);
         }
         if let Some(reason) = node.failure() {
-            return self.storage_failed(seat, &reason);
+            return if node.is_refused() {
+                self.identity_refused(seat, &reason)
+            } else {
+                self.storage_failed(seat, &reason)
+            };
         }
         self.poll(seat);
         self.plan_turns(seat);
@@ -314,7 +319,7 @@ impl World {
             server.is_marked = false;
             server.writes += 1;
             let (run, writes) = (server.run, server.writes);
-            self.check(|history| history.durable(life, mark))?;
+            self.check(seat, |history| history.durable(life, mark))?;
             let idle = self.now.plus(IDLE_BEFORE_MARK);
             self.agenda.add(idle, Event::Idle { seat, run, writes });
             self.request_turn(seat);
@@ -351,11 +356,11 @@ impl World {
             let (first, last) = (executed.first, executed.last);
             if first <= last {
                 let digest = tale::digest(&executed.view);
-                self.check(|history| history.executed(life, first, last, digest))?;
+                self.check(seat, |history| history.executed(life, first, last, digest))?;
             } else if executed.is_restored {
                 let digest = tale::digest(&executed.view);
                 self.hit(Mark::SnapshotRestored);
-                self.check(|history| history.executed(life, first, last, digest))?;
+                self.check(seat, |history| history.executed(life, first, last, digest))?;
             }
         }
         if snapshots {
@@ -419,15 +424,17 @@ impl World {
                     effects: &effects,
                     status: &status,
                 };
-                self.note_marks(seat, &inputs, &effects, &status);
+                if !self.servers[seat].is_impostor {
+                    self.note_marks(seat, &inputs, &effects, &status);
+                }
                 if self.story.is_told() {
                     let text = tale::step(self, seat, &inputs, &effects, &status);
                     self.story.tell(self.now, || text);
                 }
-                self.check(|history| history.stepped(&step))
+                self.check(seat, |history| history.stepped(&step))
             }
             Happening::Sent { to, message } => {
-                self.check(|history| history.sent(life, to, &message))?;
+                self.check(seat, |history| history.sent(life, to, &message))?;
                 self.post(seat, to, message);
                 Ok(())
             }
@@ -436,7 +443,12 @@ impl World {
                 Ok(())
             }
             Happening::Committed(proof) => {
-                self.servers[seat].book.committed = Some(proof);
+                let server = &mut self.servers[seat];
+                if let Some(node) = &server.node {
+                    let members = &proof.membership.members;
+                    node.witness().retain(|id| members.contains_key(&id));
+                }
+                server.book.committed = Some(proof);
                 Ok(())
             }
             Happening::Members { index, members } => {
@@ -544,7 +556,7 @@ impl World {
         self.drop_process(seat, node);
         let name = self.servers[seat].name.clone();
         self.story.tell(self.now, || format!("{name} is gone"));
-        self.check(|history| history.crashed(life))
+        self.check(seat, |history| history.crashed(life))
     }
 }
 

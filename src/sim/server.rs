@@ -76,6 +76,11 @@ pub(super) struct Server {
     pub is_faulty: bool,
     /// Nothing on the disk could be mistaken for a torn write when it decays.
     pub is_marked: bool,
+    /// Its process runs on a copy of another's directory, or on an older state
+    /// of its own: what it does proves nothing about the code.
+    pub is_impostor: bool,
+    /// Processes that greeted the present one: their seats and runs.
+    pub met: BTreeSet<(usize, u64)>,
     pub book: Book,
     /// As its process last knew it.
     pub membership: Arc<Membership>,
@@ -118,6 +123,8 @@ impl Server {
             is_rotten: false,
             is_faulty: false,
             is_marked: true,
+            is_impostor: false,
+            met: BTreeSet::new(),
             membership: Arc::default(),
             asks: Vec::new(),
         }
@@ -173,6 +180,17 @@ impl Server {
                     AppendMode::Direct
                 },
             },
+            run_id: salt,
+        }
+    }
+
+    /// What its process says of itself now.
+    pub fn hello(&self) -> Hello {
+        let node = self.node.as_ref();
+        Hello {
+            run: node.map(ManualNode::run).unwrap_or_default(),
+            durable: node.map(ManualNode::durable_end).unwrap_or_default(),
+            ..Hello::clone(&self.book.hello)
         }
     }
 

@@ -160,18 +160,24 @@ impl World {
         if sender.node.is_none() || sender.run != stream.from_run {
             return failed("the sender is gone");
         }
-        let Some(node) = &receiver.node else {
+        if receiver.node.is_none() {
             return failed("the receiver is gone");
-        };
+        }
         if receiver.run != stream.to_run {
             return failed("the receiver is another process");
         }
         if self.network.is_cut(from, to) || self.network.is_cut(to, from) {
             return failed("no connection");
         }
-        if self.greet(from, to, &sender.book.hello).is_err() {
+        let run = stream.from_run;
+        let greeted = self.greet(from, to, &sender.book.hello);
+        if greeted.is_err() || self.meet(from, run, to).is_err() {
             return failed("refused");
         }
+        let (sender, receiver) = (&self.servers[from], &self.servers[to]);
+        let Some(node) = &receiver.node else {
+            return failed("the receiver is gone");
+        };
         let Some(sink) = &mut stream.sink else {
             let accepted = node.accept_snapshot(sender.id, &stream.offer);
             return match accepted {

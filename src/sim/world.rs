@@ -226,8 +226,12 @@ impl World {
         self.coverage.hit(mark);
     }
 
-    /// Tells every observer; the first that finds a violation ends the run.
-    pub fn check(&mut self, tell: impl Fn(&mut dyn Observer) -> Verdict) -> Step {
+    /// Tells every observer of what the server did; the first that finds a
+    /// violation ends the run. Impostors are judged by what others make of them.
+    pub fn check(&mut self, seat: usize, tell: impl Fn(&mut dyn Observer) -> Verdict) -> Step {
+        if self.servers[seat].is_impostor {
+            return Ok(());
+        }
         let observers: [&mut dyn Observer; 2] = [&mut self.history, &mut self.refinement];
         let mut verdicts = observers.into_iter().map(tell);
         verdicts
