@@ -38,6 +38,8 @@ fn slice_of_seeds_holds() {
         Mark::SnapshotRestored,
         Mark::JointEntered,
         Mark::Replaced,
+        Mark::CopyRefused,
+        Mark::RollbackRefused,
         Mark::Converged,
     ];
     for mark in often {

@@ -179,6 +179,11 @@ impl World {
             return;
         };
         let transfer = node.transfer(target);
+        let heir = target.map_or_else(|| "anybody".into(), |id| self.name(id));
+        let name = &self.servers[seat].name;
+        self.story.tell(self.now, || {
+            format!("operator asks {name} to hand over to {heir}")
+        });
         self.watched.wishes.transfers.push(transfer);
         self.watched.wishes.transfer_at = Some((self.now, seat));
         self.request_turn(seat);

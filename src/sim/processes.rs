@@ -428,8 +428,7 @@ impl World {
                     self.note_marks(seat, &inputs, &effects, &status);
                 }
                 if self.story.is_told() {
-                    let text = tale::step(self, seat, &inputs, &effects, &status);
-                    self.story.tell(self.now, || text);
+                    self.tell_step(seat, &inputs, &effects, &status);
                 }
                 self.check(seat, |history| history.stepped(&step))
             }
@@ -461,6 +460,19 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Tells of a step that did something, or left the node another.
+    fn tell_step(&mut self, seat: usize, inputs: &[Input], effects: &[Effect], status: &Status) {
+        let (text, state) = (tale::step(self, inputs, effects), tale::status(status));
+        let server = &mut self.servers[seat];
+        if text.is_empty() && server.told == state {
+            return;
+        }
+        let name = &server.name;
+        self.story
+            .tell(self.now, || format!("{name} [{state}] {text}"));
+        server.told = state;
     }
 
     fn note_marks(&mut self, seat: usize, inputs: &[Input], effects: &[Effect], status: &Status) {

@@ -85,6 +85,8 @@ pub(super) struct Server {
     /// As its process last knew it.
     pub membership: Arc<Membership>,
     pub asks: Vec<Ask>,
+    /// What a story told last of its state.
+    pub told: String,
 }
 
 /// Who a process speaks with, and what it says of itself.
@@ -127,6 +129,7 @@ impl Server {
             met: BTreeSet::new(),
             membership: Arc::default(),
             asks: Vec::new(),
+            told: String::new(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! How a run is told: cores, messages and states in a few words.
 
+use std::fmt::Write;
+
 use crate::codec::crc32;
 use crate::raft::message::{AppendResult, Message};
 use crate::raft::{Effect, Input, Role, Status};
 use crate::store::View;
+use crate::types::LogWrite;
 
 use super::world::World;
 
@@ -38,23 +41,23 @@ pub(super) fn status(status: &Status) -> String {
     )
 }
 
-/// A step, if anything came of it.
-pub(super) fn step(
-    world: &World,
-    seat: usize,
-    inputs: &[Input],
-    effects: &[Effect],
-    status_after: &Status,
-) -> String {
+/// What a step came to.
+pub(super) fn step(world: &World, inputs: &[Input], effects: &[Effect]) -> String {
     let mut parts: Vec<String> = inputs.iter().filter_map(input).collect();
     parts.extend(effects.iter().filter_map(|item| effect(world, item)));
-    let name = &world.servers[seat].name;
-    format!("{name} [{}] {}", status(status_after), parts.join("; "))
+    parts.join("; ")
+}
+
+/// Members by their names, which history does not know.
+pub(super) fn named(world: &World, text: &str) -> String {
+    let servers = world.servers.iter();
+    servers.fold(text.to_owned(), |text, server| {
+        text.replace(&format!("{:?}", server.id), &server.name)
+    })
 }
 
 fn input(input: &Input) -> Option<String> {
     Some(match input {
-        Input::Tick => "tick".into(),
         Input::Durable(mark) => format!("durable {:?}", mark.sequence),
         Input::SnapshotTaken(meta) => format!("snapshot of {:?} taken", meta.index),
         Input::SnapshotStreamed { delivered, .. } => format!(
@@ -68,13 +71,7 @@ fn input(input: &Input) -> Option<String> {
 fn effect(world: &World, effect: &Effect) -> Option<String> {
     Some(match effect {
         Effect::Persist { mark, write } => {
-            let reset = write.reset_to.as_ref().map(|meta| meta.index);
-            let first = write.entries.first().map(|entry| entry.index);
-            let last = write.entries.last().map(|entry| entry.index);
-            format!(
-                "write {:?}: {:?} reset {reset:?} cut {:?} entries {first:?}..={last:?}",
-                mark.sequence, write.hard_state, write.truncate_from
-            )
+            format!("write {:?}:{}", mark.sequence, self::write(world, write))
         }
         Effect::Apply { entries } => {
             let last = entries.last().map(|entry| entry.index);
@@ -99,6 +96,26 @@ fn effect(world: &World, effect: &Effect) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What a write carries, each part with a blank before it.
+fn write(world: &World, write: &LogWrite) -> String {
+    let mut text = String::new();
+    if let Some(state) = write.hard_state {
+        let vote = state.vote.map_or("nobody".into(), |id| world.name(id));
+        let (term, commit) = (state.term, state.commit_index);
+        let _ = write!(text, " {term:?}, vote for {vote}, committed {commit:?}");
+    }
+    if let Some(meta) = &write.reset_to {
+        let _ = write!(text, " reset to {:?}", meta.index);
+    }
+    if let Some(from) = write.truncate_from {
+        let _ = write!(text, " cut from {from:?}");
+    }
+    if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+        let _ = write!(text, " entries {:?}..={:?}", first.index, last.index);
+    }
+    text
 }
 
 pub(super) fn message(message: &Message) -> String {

@@ -31,9 +31,6 @@ impl World {
         }
         let planned = self.plan.acts[number].clone();
         let mut dice = planned.dice;
-        if planned.act != Act::Request {
-            self.story.tell(self.now, || format!("* {:?}", planned.act));
-        }
         let dice = &mut dice;
         match planned.act {
             Act::Request => self.request(dice),
@@ -75,10 +72,13 @@ impl World {
             && let Some(node) = &self.servers[seat].node
         {
             // The next step with effects is not carried out to its end.
-            node.die_after(u32::try_from(1 + dice.below(6)).unwrap_or(1));
+            let effects = u32::try_from(1 + dice.below(6)).unwrap_or(1);
+            node.die_after(effects);
+            self.tell_of(seat, || format!("lives for {effects} more effects"));
             return Ok(());
         }
         let kept = dice.percent(50);
+        self.tell_of(seat, || "ends".into());
         let ending = if kept {
             Ending::KeptDisk
         } else {
@@ -94,20 +94,30 @@ impl World {
         if server.node.is_none() {
             return;
         }
-        server.ambush = dice.pick(&[None, Some(Ambush::Write), Some(Ambush::Snapshot)]);
-        if server.ambush.is_none() {
-            server
-                .disk
-                .power_off_at(server.disk.calls() + dice.below(12));
+        let ambush = dice.pick(&[None, Some(Ambush::Write), Some(Ambush::Snapshot)]);
+        server.ambush = ambush;
+        let mut calls = 0;
+        if ambush.is_none() {
+            calls = dice.below(12);
+            server.disk.power_off_at(server.disk.calls() + calls);
             server.is_faulty = true;
         }
+        self.tell_of(seat, || match ambush {
+            None => format!("will lose power after {calls} disk calls"),
+            Some(Ambush::Write) => "will lose power in its next log write".into(),
+            Some(Ambush::Snapshot) => "will lose power in its next snapshot".into(),
+        });
     }
 
     fn fail_disk(&mut self, dice: &mut Dice) {
         let seat = self.victim(dice);
         let server = &mut self.servers[seat];
-        server.disk.fail_at(server.disk.calls() + dice.below(12));
+        let calls = dice.below(12);
+        server.disk.fail_at(server.disk.calls() + calls);
         server.is_faulty = true;
+        self.tell_of(seat, || {
+            format!("has a disk that fails after {calls} calls")
+        });
     }
 
     fn fill_disk(&mut self, dice: &mut Dice) {
@@ -116,6 +126,7 @@ impl World {
         server.disk.set_full(true);
         server.is_faulty = true;
         let ends = self.now.plus_milliseconds(dice.within(500, 5000));
+        self.tell_of(seat, || format!("has a full disk until {ends:?}"));
         self.agenda.add(ends, Event::Ends(Trouble::Full(seat)));
         self.hit(Mark::DiskFull);
     }
@@ -127,6 +138,7 @@ impl World {
             self.hit(Mark::LeaderPaused);
         }
         self.servers[seat].paused_until = ends;
+        self.tell_of(seat, || format!("stands still until {ends:?}"));
         self.agenda.add(ends, Event::Ends(Trouble::Pause(seat)));
         self.hit(Mark::Paused);
     }
@@ -138,7 +150,14 @@ impl World {
             self.hit(Mark::LeaderStalled);
         }
         self.servers[seat].stalled_until = ends;
+        self.tell_of(seat, || format!("has a disk that stalls until {ends:?}"));
         self.hit(Mark::Stalled);
+    }
+
+    /// Says what befalls a server.
+    fn tell_of(&mut self, seat: usize, what: impl FnOnce() -> String) {
+        let name = &self.servers[seat].name;
+        self.story.tell(self.now, || format!("* {name} {}", what()));
     }
 
     /// Cuts links for a while.
@@ -147,6 +166,14 @@ impl World {
             self.network.cut(*from, *to);
         }
         let ends = self.now.plus_milliseconds(milliseconds);
+        self.story.tell(self.now, || {
+            let name = |seat: usize| self.servers[seat].name.as_str();
+            let cut = links
+                .iter()
+                .map(|(from, to)| format!("{}→{}", name(*from), name(*to)));
+            let cut = cut.collect::<Vec<_>>().join(" ");
+            format!("* until {ends:?} nothing passes {cut}")
+        });
         self.agenda.add(ends, Event::Ends(Trouble::Cut(links)));
     }
 
@@ -204,6 +231,7 @@ impl World {
         }
         self.hit(Mark::Slowed);
         let ends = self.now.plus_milliseconds(dice.within(500, 8000));
+        self.tell_of(seat, || format!("has slow links until {ends:?}"));
         self.agenda.add(ends, Event::Ends(Trouble::Slow(seat)));
     }
 
@@ -235,13 +263,16 @@ impl World {
         let weather = &self.plan.options.clock;
         let rate = dice.within(weather.rate_min, weather.rate_max);
         self.servers[seat].clock.set_rate(self.now, rate);
+        self.tell_of(seat, || format!("has a clock with {rate} µs a second"));
         self.request_turn(seat);
         self.hit(Mark::ClockRate);
     }
 
     fn jump_clock(&mut self, dice: &mut Dice) {
         let seat = self.victim(dice);
-        self.servers[seat].clock.jump(dice.within(1, 3000));
+        let jump = dice.within(1, 3000);
+        self.servers[seat].clock.jump(jump);
+        self.tell_of(seat, || format!("has a clock that jumps by {jump} ms"));
         self.request_turn(seat);
         self.hit(Mark::ClockJump);
     }
@@ -249,6 +280,9 @@ impl World {
     fn cut_some_stream(&mut self, dice: &mut Dice) {
         let chunks = dice.below(6);
         self.streams.cut_after(chunks);
+        self.story.tell(self.now, || {
+            format!("* the snapshot stream that moves {chunks} chunks from now breaks")
+        });
     }
 
     fn wipe(&mut self, dice: &mut Dice) -> Step {
@@ -256,6 +290,7 @@ impl World {
         if !self.may_lose(seat) {
             return Ok(());
         }
+        self.tell_of(seat, || "loses its directory".into());
         self.crash(seat, Ending::AnyDisk)?;
         self.servers[seat].presence = Presence::Lost;
         self.hit(Mark::Wiped);
@@ -295,7 +330,7 @@ impl World {
         let _ = server.disk.overwrite(&path, bytes.0, &bytes.1);
         let name = server.name.clone();
         self.story.tell(self.now, || {
-            format!("{name}: {} rots at {}", path.display(), bytes.0)
+            format!("* {name}: {} rots at {}", path.display(), bytes.0)
         });
         Ok(())
     }

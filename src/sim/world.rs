@@ -233,14 +233,14 @@ impl World {
             return Ok(());
         }
         let observers: [&mut dyn Observer; 2] = [&mut self.history, &mut self.refinement];
-        let mut verdicts = observers.into_iter().map(tell);
-        verdicts
-            .find(Verdict::is_err)
-            .unwrap_or(Ok(()))
-            .map_err(|violation| Failure {
-                kind: format!("{:?}", violation.property),
-                details: violation.to_string(),
-            })
+        let verdict = {
+            let mut verdicts = observers.into_iter().map(tell);
+            verdicts.find(Verdict::is_err).unwrap_or(Ok(()))
+        };
+        verdict.map_err(|violation| Failure {
+            kind: format!("{:?}", violation.property),
+            details: super::tale::named(self, &violation.to_string()),
+        })
     }
 
     /// Names a server in a story.
