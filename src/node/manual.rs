@@ -174,10 +174,7 @@ impl ManualNode {
         let (events, queue) = EventSender::new();
         let happenings = Recorder::default();
         let board = Arc::new(Board::new(store.view()));
-        let is_refused = Arc::new(AtomicBool::new(false));
-        let refused = Arc::clone(&is_refused);
-        let on_refusal = Arc::new(move |_: &str| refused.store(true, Ordering::Relaxed));
-        let failure = Arc::new(Failure::new(Arc::new(|_| {}), on_refusal));
+        let (failure, is_refused) = latch();
         let own = own_directory(options, &identity);
         let durable = Arc::clone(&own.durable);
         let foundation = Foundation {
@@ -201,20 +198,7 @@ impl ManualNode {
             happenings: happenings.clone(),
             fuse: fuse.clone(),
         }));
-        let handler = PeerHandler {
-            events: events.clone(),
-            snapshots: Arc::clone(&snapshots),
-            board: Arc::clone(&board),
-            greetings: Greetings::new(&nobody()),
-            forward: ForwardSlot::default(),
-            incoming: Incoming::default(),
-            refusals: Refusals::new(
-                identity,
-                Arc::clone(&durable),
-                Arc::clone(&failure),
-                events.clone(),
-            ),
-        };
+        let handler = handler(&foundation, identity);
         let node = Self {
             parts,
             events,
@@ -492,6 +476,35 @@ impl ManualNode {
 
     fn latched<T>(&self, result: Result<T, String>) -> Result<T, String> {
         result.inspect_err(|reason| self.failure.report(reason))
+    }
+}
+
+/// A failure to be looked at, and whether it is that of the identity.
+fn latch() -> (Arc<Failure>, Arc<AtomicBool>) {
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refused = Arc::clone(&is_refused);
+    let on_refusal = Arc::new(move |_: &str| refused.store(true, Ordering::Relaxed));
+    (
+        Arc::new(Failure::new(Arc::new(|_| {}), on_refusal)),
+        is_refused,
+    )
+}
+
+fn handler(foundation: &Foundation, identity: DirectoryIdentity) -> PeerHandler {
+    let refusals = Refusals::new(
+        identity,
+        Arc::clone(&foundation.directory.durable),
+        Arc::clone(&foundation.failure),
+        foundation.events.clone(),
+    );
+    PeerHandler {
+        events: foundation.events.clone(),
+        snapshots: Arc::clone(&foundation.snapshots),
+        board: Arc::clone(&foundation.board),
+        greetings: Greetings::new(&nobody()),
+        forward: ForwardSlot::default(),
+        incoming: Incoming::default(),
+        refusals,
     }
 }
 
