@@ -28,6 +28,7 @@ impl World {
         let Some(host) = self.stranger() else {
             return Ok(());
         };
+        self.acquaint()?;
         self.crash(host, Ending::KeptDisk)?;
         let copied = &self.servers[original];
         let (name, id, incarnation) = (copied.name.clone(), copied.id, copied.incarnation);
@@ -71,6 +72,7 @@ impl World {
         let Some(seat) = self.some_member(dice, follows) else {
             return Ok(());
         };
+        self.acquaint()?;
         let older = self.servers[seat].disk.crash_seeded(dice.roll());
         self.await_service("a calm cluster takes no write")?;
         // The member has it, too.
@@ -126,6 +128,18 @@ impl World {
             }
         }
         Err(self.complain("nobody refuses an impostor"))
+    }
+
+    /// Everybody has greeted everybody, as transports do that keep a connection
+    /// to each member.
+    fn acquaint(&mut self) -> Step {
+        for seat in 0..self.servers.len() {
+            let members = self.servers[seat].book.members.keys();
+            for id in members.copied().collect::<Vec<_>>() {
+                self.call(seat, id)?;
+            }
+        }
+        Ok(())
     }
 
     /// A process greets another without a message to deliver.
