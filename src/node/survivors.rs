@@ -7,7 +7,7 @@
 //! The same file goes to every survivor while all are stopped; it is read when
 //! a node is unsealed. What the log knows of the members named completes it:
 //! which directories they are. It then becomes `raft/survivors.json`, which
-//! also says where the log was, and counts, start after start, until the log
+//! also says in which term that was, and counts, start after start, until the log
 //! itself says who is left (see [`Raft::force_membership`]); then it goes.
 //!
 //! [`Raft::force_membership`]: crate::raft::Raft::force_membership
@@ -41,6 +41,8 @@ pub(super) struct Forced {
     pub membership: Arc<Membership>,
     /// What was committed when the node started with it.
     pub since: LogIndex,
+    /// The term of this node when it was first told.
+    pub term: Term,
     /// The log says it now: forgets the file.
     pub forget: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
@@ -60,8 +62,7 @@ pub struct Survivor {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
-    /// What was committed, and the term, when it was first read.
-    commit: u64,
+    /// The term when it was first read.
     term: u64,
     peers: Vec<Survivor>,
 }
@@ -132,7 +133,6 @@ pub(super) fn forced(
     let stored = if disk.exists(&theirs)? {
         let stored = Stored {
             version: VERSION,
-            commit: commit.0,
             term: recovered.hard_state.term.0,
             peers: parse(&read(disk.as_ref(), &theirs)?, &theirs)?,
         };
@@ -155,7 +155,7 @@ pub(super) fn forced(
     };
     let membership = membership(&stored.peers, identity, recovered)?;
     let forget = forgetter(Arc::clone(disk), folder);
-    if is_said(recovered, &stored, &membership) {
+    if is_said(recovered, &stored) {
         if let Err(reason) = forget() {
             tracing::warn!(reason, "raft/survivors.json stays");
         }
@@ -168,6 +168,7 @@ pub(super) fn forced(
     Ok(Some(Forced {
         membership: Arc::new(membership),
         since: commit,
+        term: Term(stored.term),
         forget,
     }))
 }
@@ -180,20 +181,16 @@ fn committed(recovered: &Recovered) -> LogIndex {
         .max(covered.unwrap_or_default())
 }
 
-/// Whether the log has said it, committed, since the file came.
-fn is_said(recovered: &Recovered, stored: &Stored, forced: &Membership) -> bool {
-    let is_later = |index: LogIndex| stored.commit < index.0;
-    let by_snapshot = recovered.snapshot.as_ref().is_some_and(|meta| {
-        let later_leader = Term(stored.term) < meta.term;
-        is_later(meta.membership_index) && (later_leader || *meta.membership == *forced)
-    });
+/// Whether a leader that was elected since the file came has said who is left,
+/// and that is committed: the first entry of its term does.
+fn is_said(recovered: &Recovered, stored: &Stored) -> bool {
+    let is_later = |term: Term| Term(stored.term) < term;
+    let by_snapshot = recovered.snapshot.as_ref();
+    let by_snapshot = by_snapshot.is_some_and(|meta| is_later(meta.term));
     let commit = committed(recovered);
     let by_entry = recovered.entries.iter().any(|entry| {
-        let says = match &entry.payload {
-            EntryPayload::Membership(membership) => **membership == *forced,
-            _ => false,
-        };
-        says && is_later(entry.index) && entry.index <= commit
+        let is_membership = matches!(entry.payload, EntryPayload::Membership(_));
+        is_membership && is_later(entry.term) && entry.index <= commit
     });
     by_snapshot || by_entry
 }

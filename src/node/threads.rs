@@ -210,7 +210,7 @@ fn core(
 ) -> Result<Raft, RecoverError> {
     let mut raft = Raft::new(foundation.config.clone(), recovered, now)?;
     if let Some(forced) = forced {
-        raft.force_membership(&forced.membership)?;
+        raft.force_membership(&forced.membership, forced.term)?;
     }
     Ok(raft)
 }

@@ -153,7 +153,13 @@ impl Raft {
             State::Candidate(votes) => (votes, false),
             State::Follower | State::Leader(_) => return,
         };
-        match (quorum::tally(membership, votes), pre) {
+        // Nobody knows what the lost quorum had committed: under a forced
+        // membership only the most complete log of all may lead.
+        let tally = match self.memberships.unwritten_force() {
+            Some(forced) => quorum::unanimity(forced, votes),
+            None => quorum::tally(membership, votes),
+        };
+        match (tally, pre) {
             (Tally::Won, true) => self.start_election(false),
             (Tally::Won, false) if self.is_candidacy_durable() => self.become_leader(),
             (Tally::Won | Tally::Open, _) => {}
@@ -206,11 +212,10 @@ impl Raft {
         )));
         self.sync_peers();
         self.adopt_forwarded_reads();
-        self.append_own(EntryPayload::Noop);
-        if let Some(forced) = self.memberships.unwritten_force() {
-            let forced = std::sync::Arc::clone(forced);
-            self.append_own(EntryPayload::Membership(forced));
-        }
+        // First of all: whatever else this leader commits, nobody reads without
+        // reading under which membership.
+        let forced = self.memberships.unwritten_force().cloned();
+        self.append_own(forced.map_or(EntryPayload::Noop, EntryPayload::Membership));
         self.append_held();
     }
 

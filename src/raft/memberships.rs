@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::types::{Entry, EntryPayload, Incarnation, LogIndex, Membership, NodeId};
+use crate::types::{Entry, EntryPayload, Incarnation, LogIndex, Membership, NodeId, Term};
 
 /// A membership and the position that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +20,19 @@ pub(super) struct Placed {
 #[cfg_attr(feature = "sim", derive(serde::Serialize))]
 pub(super) struct Memberships {
     placed: Vec<Placed>,
-    /// What an operator put in the place of the committed membership. It counts
-    /// until the log says the same and that is committed; what the log says
-    /// before that is history of a quorum that is gone.
-    forced: Option<Arc<Membership>>,
+    /// What an operator put in the place of the committed membership.
+    forced: Option<Forced>,
+}
+
+/// Counts until a leader that was elected under it has said so in the log, and
+/// that is committed; memberships of earlier leaders are history of a quorum
+/// that is gone.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize))]
+struct Forced {
+    membership: Arc<Membership>,
+    /// No leader of this term or an earlier one was elected under it.
+    since: Term,
 }
 
 impl Memberships {
@@ -36,40 +45,53 @@ impl Memberships {
     }
 
     /// An operator says who is left: this counts in place of the committed
-    /// membership, and of all that are not committed.
-    pub(super) fn force(&mut self, membership: &Arc<Membership>) {
-        self.forced = Some(Arc::clone(membership));
+    /// membership and of those that leaders up to `since` appended. `term_at`
+    /// knows the terms of the log.
+    pub(super) fn force(
+        &mut self,
+        membership: &Arc<Membership>,
+        since: Term,
+        term_at: impl Fn(LogIndex) -> Option<Term>,
+    ) {
         let later = self.placed.split_off(1);
         self.placed[0].membership = Arc::clone(membership);
-        for placed in &later {
-            self.push(placed);
+        self.forced = Some(Forced {
+            membership: Arc::clone(membership),
+            since,
+        });
+        for placed in later {
+            let term = term_at(placed.index);
+            self.push(placed, term.unwrap_or_default());
         }
     }
 
-    /// A forced membership that the log does not say yet.
+    /// A forced membership that no leader has put into this log yet.
     pub(super) fn unwritten_force(&self) -> Option<&Arc<Membership>> {
-        self.forced.as_ref().filter(|_| self.placed.len() == 1)
+        let forced = self.forced.as_ref().filter(|_| self.placed.len() == 1);
+        forced.map(|forced| &forced.membership)
     }
 
-    /// The log was replaced by a snapshot.
-    pub(super) fn reset(&mut self, index: LogIndex, membership: &Arc<Membership>) {
-        match self.forced.take() {
-            // The snapshot is older than what was forced.
-            Some(forced) if forced != *membership => {
+    /// The log was replaced by a snapshot that ends in `term`.
+    pub(super) fn reset(&mut self, index: LogIndex, membership: &Arc<Membership>, term: Term) {
+        match self.forced.take().filter(|forced| term <= forced.since) {
+            // Older than what was forced.
+            Some(forced) => {
                 let first = self.committed().index;
-                *self = Self::new(first, Arc::clone(&forced));
+                *self = Self::new(first, Arc::clone(&forced.membership));
                 self.forced = Some(forced);
             }
-            _ => *self = Self::new(index, Arc::clone(membership)),
+            None => *self = Self::new(index, Arc::clone(membership)),
         }
     }
 
-    fn push(&mut self, placed: &Placed) {
-        let is_history = self
-            .unwritten_force()
-            .is_some_and(|forced| *forced != placed.membership);
+    fn push(&mut self, placed: Placed, term: Term) {
+        let is_history = self.placed.len() == 1
+            && self
+                .forced
+                .as_ref()
+                .is_some_and(|forced| term <= forced.since);
         if !is_history {
-            self.placed.push(placed.clone());
+            self.placed.push(placed);
         }
     }
 
@@ -88,10 +110,11 @@ impl Memberships {
         for entry in entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 assert!(self.active().index < entry.index, "membership goes back");
-                self.push(&Placed {
+                let placed = Placed {
                     index: entry.index,
                     membership: Arc::clone(membership),
-                });
+                };
+                self.push(placed, entry.term);
             }
         }
     }
@@ -183,44 +206,77 @@ mod tests {
         }
     }
 
+    /// As `entry`, by a leader elected under a forced membership.
+    fn later(index: u64, voters: &[u64]) -> Entry {
+        Entry {
+            term: Term(3),
+            ..entry(index, voters)
+        }
+    }
+
+    fn forced(memberships: &mut Memberships) -> Arc<Membership> {
+        let forced = of(&entry(0, &[1]));
+        memberships.force(&forced, Term(1), |_| Some(Term(1)));
+        forced
+    }
+
     #[test]
-    fn forced_membership_counts_until_the_log_says_it_and_it_is_committed() {
+    fn forced_membership_counts_until_a_leader_says_it_and_it_is_committed() {
         let mut memberships = Memberships::new(LogIndex(1), of(&entry(1, &[1, 2, 3])));
         memberships.append(&[entry(4, &[1, 2])]);
-        let forced = of(&entry(0, &[1]));
-        memberships.force(&forced);
+        let forced = forced(&mut memberships);
         assert_eq!(memberships.active().index, LogIndex(1));
         assert_eq!(memberships.active().membership, forced);
-        memberships.append(&[entry(5, &[2, 3])]);
+        // Even one that says the same: what follows it is history too.
+        memberships.append(&[entry(5, &[1]), entry(6, &[2, 3])]);
         assert_eq!(memberships.active().membership, forced, "history");
-        memberships.append(&[entry(6, &[1]), entry(7, &[1, 4])]);
-        assert_eq!(memberships.active().index, LogIndex(7), "the log goes on");
-        memberships.truncate(LogIndex(6));
+        memberships.append(&[later(7, &[1]), later(8, &[1, 4])]);
+        assert_eq!(memberships.active().index, LogIndex(8), "the log goes on");
+        memberships.truncate(LogIndex(7));
         assert_eq!(memberships.unwritten_force(), Some(&forced));
-        memberships.append(&[entry(6, &[1])]);
-        memberships.commit(LogIndex(5));
-        memberships.truncate(LogIndex(6));
+        memberships.append(&[later(7, &[1])]);
+        memberships.commit(LogIndex(6));
+        memberships.truncate(LogIndex(7));
         assert_eq!(
             memberships.unwritten_force(),
             Some(&forced),
             "not committed"
         );
-        memberships.append(&[entry(6, &[1])]);
-        memberships.commit(LogIndex(6));
-        memberships.append(&[entry(8, &[1, 2])]);
-        assert_eq!(memberships.active().index, LogIndex(8), "nothing is forced");
+        memberships.append(&[later(7, &[1])]);
+        memberships.commit(LogIndex(7));
+        assert_eq!(memberships.committed().index, LogIndex(7));
+        memberships.append(&[entry(9, &[1, 2])]);
+        assert_eq!(memberships.active().index, LogIndex(9), "nothing is forced");
+    }
+
+    #[test]
+    fn what_a_leader_made_of_a_forced_membership_counts_after_a_restart() {
+        let mut memberships = Memberships::new(LogIndex(1), of(&entry(1, &[1, 2, 3])));
+        memberships.append(&[entry(4, &[1, 2]), later(7, &[1]), later(8, &[1, 4])]);
+        let forced = of(&entry(0, &[1]));
+        let term_at = |index| {
+            Some(if index < LogIndex(7) {
+                Term(1)
+            } else {
+                Term(3)
+            })
+        };
+        memberships.force(&forced, Term(1), term_at);
+        assert_eq!(memberships.active().index, LogIndex(8));
+        assert_eq!(memberships.unwritten_force(), None);
     }
 
     #[test]
     fn forced_membership_outlives_an_older_snapshot_only() {
         let old = of(&entry(1, &[1, 2, 3]));
-        let forced = of(&entry(0, &[1]));
         let mut memberships = Memberships::new(LogIndex(1), Arc::clone(&old));
-        memberships.force(&forced);
-        memberships.reset(LogIndex(1), &old);
+        let forced = forced(&mut memberships);
+        memberships.reset(LogIndex(1), &old, Term(1));
         assert_eq!(memberships.unwritten_force(), Some(&forced));
-        memberships.reset(LogIndex(9), &forced);
+        // It was said, and changed since.
+        let grown = of(&entry(9, &[1, 4, 5]));
+        memberships.reset(LogIndex(9), &grown, Term(4));
         assert_eq!(memberships.unwritten_force(), None);
-        assert_eq!(memberships.active().index, LogIndex(9));
+        assert_eq!(memberships.active().membership, grown);
     }
 }

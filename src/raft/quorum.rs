@@ -66,6 +66,18 @@ pub(super) fn tally(membership: &Membership, votes: &BTreeMap<NodeId, bool>) -> 
     }
 }
 
+/// As [`tally`], when every voter must grant.
+pub(super) fn unanimity(membership: &Membership, votes: &BTreeMap<NodeId, bool>) -> Tally {
+    let answers = || membership.voters.iter().map(|id| votes.get(id));
+    if answers().all(|answer| answer == Some(&true)) {
+        Tally::Won
+    } else if answers().any(|answer| answer == Some(&false)) {
+        Tally::Lost
+    } else {
+        Tally::Open
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -83,6 +95,24 @@ mod tests {
             voters_outgoing: ids(outgoing),
             ..Membership::default()
         }
+    }
+
+    #[test]
+    fn unanimity_takes_every_voter() {
+        let three = membership(&[1, 2, 3], &[]);
+        let after = |votes: &[(u64, bool)]| {
+            let votes = votes
+                .iter()
+                .map(|(id, vote)| (NodeId(*id), *vote))
+                .collect();
+            unanimity(&three, &votes)
+        };
+        assert_eq!(after(&[(1, true), (2, true)]), Tally::Open);
+        assert_eq!(after(&[(1, true), (2, false)]), Tally::Lost);
+        assert_eq!(
+            after(&[(1, true), (2, true), (3, true), (9, false)]),
+            Tally::Won
+        );
     }
 
     #[test]

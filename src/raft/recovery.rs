@@ -114,21 +114,34 @@ impl Raft {
     /// An operator has lost a quorum for good and says who is left, to each of
     /// them alike: this membership counts from here on in place of whatever the
     /// log says, until a leader has written and committed it. Call it before
-    /// the first step. Nothing becomes committed by it: the survivor with the
-    /// most complete log is elected, and commits what it has.
+    /// the first step, after every start until then. `since` is the term of
+    /// this node when it was first told.
     ///
-    /// Safe only if those left out never run again under the old membership;
-    /// entries that only they held are lost.
+    /// Nothing becomes committed by it. All voters named must grant the first
+    /// election, so the most complete log among them leads, in a term that none
+    /// of them knew: terms are raised here, so that no leader of the lost quorum
+    /// has the same one. Safe only if those left out never run again under the
+    /// old membership; entries that only they held are lost.
     ///
     /// # Errors
     /// The membership is not one that a cluster can have, or is joint.
-    pub fn force_membership(&mut self, membership: &Arc<Membership>) -> Result<(), RecoverError> {
+    pub fn force_membership(
+        &mut self,
+        membership: &Arc<Membership>,
+        since: Term,
+    ) -> Result<(), RecoverError> {
         let is_sound = change::is_consistent(membership) && !membership.voters.is_empty();
         if !is_sound || membership.is_joint() {
             let index = self.memberships.committed().index;
             return Err(RecoverError::BadMembership { index });
         }
-        self.memberships.force(membership);
+        let log = &self.log;
+        self.memberships
+            .force(membership, since, |index| log.term_at(index));
+        if self.memberships.unwritten_force().is_some() {
+            self.term = self.term.next();
+            self.vote = None;
+        }
         self.was_member = true;
         self.note_removal();
         Ok(())
@@ -355,7 +368,8 @@ mod tests {
                 ..Recovered::default()
             };
             let mut raft = Raft::new(config(), recovered, Millis(0)).expect("consistent");
-            raft.force_membership(&Arc::new(membership)).is_ok()
+            raft.force_membership(&Arc::new(membership), Term(1))
+                .is_ok()
         };
         assert!(forced(membership(1, 1)));
         assert!(!forced(Membership::default()), "nobody");

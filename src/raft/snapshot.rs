@@ -35,7 +35,7 @@ impl Raft {
         self.durability.clip(LogIndex(0));
         // Whatever this log said about members is gone with it (M10).
         self.memberships
-            .reset(meta.membership_index, &meta.membership);
+            .reset(meta.membership_index, &meta.membership, meta.term);
         self.accepted_term = self.term;
         self.restoring = Some(meta.clone());
         self.digests.replaced(meta.index);

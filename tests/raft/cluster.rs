@@ -178,7 +178,8 @@ impl Cluster {
         let raft = Raft::new(config, recovered.clone(), now);
         let mut raft = raft.unwrap_or_else(|error| panic!("{id:?}: {error}"));
         if let Some(forced) = forced {
-            let forced = raft.force_membership(&forced.into());
+            let since = recovered.hard_state.term;
+            let forced = raft.force_membership(&forced.into(), since);
             forced.unwrap_or_else(|error| panic!("{id:?}: {error}"));
         }
         let status = raft.status();

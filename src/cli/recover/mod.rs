@@ -47,7 +47,8 @@ are gone for good:
   3. On one of them:   holdfast operator recover *.json
   4. Put the peers.json that it prints into DIR/raft/ of every survivor (or, for
      directories on this machine: holdfast operator recover -apply DIR...).
-  5. Start and unseal all of them. The file goes when it has been followed.
+  5. Start and unseal all of them: the first leader needs the vote of every voter named,
+     so that nothing is lost that one of them has. The file goes when it has been followed.
   6. Let new servers join, and remove the data of the lost ones.";
 
 /// Runs it.

@@ -36,11 +36,14 @@ fn voters(names: &[&str]) -> Membership {
     }
 }
 
-/// A log of memberships, one a position, in term 3.
+/// From here on the log is of a leader elected by the survivors.
+const FORCED_AT: u64 = 3;
+
+/// A log of memberships, one a position, in term 3 and then 5.
 fn log(commit: u64, memberships: &[Membership]) -> Recovered {
     let entry = |(index, membership): (u64, &Membership)| Entry {
         index: LogIndex(index),
-        term: Term(3),
+        term: Term(if index < FORCED_AT { 3 } else { 5 }),
         payload: EntryPayload::Membership(Arc::new(membership.clone())),
     };
     Recovered {

@@ -57,8 +57,8 @@ fn stories(property: Property) -> Vec<(&'static str, Story)> {
         Property::CommittedDurable => vec![
             ("a commit by memory", commit_by_memory),
             (
-                "a commit on the disk of a former life",
-                commit_by_a_former_life,
+                "a commit on the disk of another life",
+                commit_by_another_life,
             ),
         ],
         Property::QuorumIntersection => vec![
@@ -327,10 +327,12 @@ fn commit_by_memory() -> Verdict {
     teller.commit(1, 2)
 }
 
-fn commit_by_a_former_life() -> Verdict {
+/// The membership names the directory that was wiped; what took its place has
+/// the entry, and no vote.
+fn commit_by_another_life() -> Verdict {
     let mut teller = with_leader();
     let first = entry(2, 2, EntryPayload::Noop);
-    teller.replicate(&[1, 2], &first)?;
+    teller.replicate(&[1], &first)?;
     let newcomer = Life {
         incarnation: Incarnation(99),
         ..life(2)

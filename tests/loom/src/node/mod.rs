@@ -79,12 +79,13 @@ mod recovery {
 mod survivors {
     use std::sync::Arc;
 
-    use crate::types::{LogIndex, Membership};
+    use crate::types::{LogIndex, Membership, Term};
 
     /// A membership that counts in place of what the log says.
     pub struct Forced {
         pub membership: Arc<Membership>,
         pub since: LogIndex,
+        pub term: Term,
         pub forget: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     }
 }
