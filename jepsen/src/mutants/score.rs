@@ -149,20 +149,24 @@ pub fn table(rows: &[Row], inapplicable: &BTreeMap<String, String>, took: Durati
         .expect("into memory");
     }
     let killed: usize = by_layer.values().sum();
+    let asked = rows.iter().filter(|row| row.specification.is_some());
     let alone = rows.iter().filter(|row| row.specification == Some(true));
-    let alone_count = alone.count();
+    let unseen = rows.iter().filter(|row| row.specification == Some(false));
+    let unseen: Vec<&str> = unseen.map(|row| row.id.as_str()).collect();
     let layers: Vec<String> = by_layer
         .iter()
         .map(|(layer, count)| format!("{layer} {count}"))
         .collect();
     writeln!(
         text,
-        "\n{killed} of {} killed in {} s ({}); {} by the specification alone; \
-         {} of the catalogue have no place here.",
+        "\n{killed} of {} killed in {} s ({}); {} of {} in the core by the specification alone \
+         (not: {}); {} of the catalogue have no place here.",
         rows.len(),
         took.as_secs(),
         layers.join(", "),
-        alone_count,
+        alone.count(),
+        asked.count(),
+        unseen.join(", "),
         inapplicable.len(),
     )
     .expect("into memory");

@@ -121,6 +121,10 @@ impl Observer for Refinement {
         if committed < status.commit_index {
             return refuse(life, "wakes up with a later commit", known, wakes);
         }
+        let woken = (status.term, (status.last_term, status.last_index));
+        if woken != (disk.term, disk.log.last()) {
+            return refuse(life, "makes something else of its disk", known, wakes);
+        }
         let mut server = Server::new(life, disk);
         (server.commit, server.applied) = (status.commit_index, recovered.applied_index);
         self.servers.insert(life, server);
