@@ -18,11 +18,14 @@ use super::world::{Failure, Step, World};
 
 impl World {
     /// A copy of a member's directory starts on the host of a server that is
-    /// no member.
+    /// no member. Of a cluster's only member: there is nobody to see through it.
     pub fn start_a_copy(&mut self, dice: &mut Dice) -> Step {
         self.heal()?;
         self.await_convergence()?;
-        let Some(original) = self.some_member(dice, |_| true) else {
+        let has_peers = self
+            .status_of_leader()
+            .is_some_and(|status| 1 < status.membership.members.len());
+        let Some(original) = self.some_member(dice, |_| has_peers) else {
             return Ok(());
         };
         let Some(host) = self.stranger() else {
