@@ -238,7 +238,7 @@ impl Tree {
             files.extend(files_under(&self.source, &folder)?);
         }
         let read = |path: &str| fs::read_to_string(self.source.join(path));
-        let manifest = manifest_for(&read("Cargo.toml")?, &files) + &workspace(self.extent);
+        let manifest = manifest_for(&read("Cargo.toml")?) + &workspace(self.extent);
         if self.extent == Extent::Node {
             files.extend(self.simulation()?);
         }
@@ -263,7 +263,7 @@ impl Tree {
         let manifest = format!(
             "[package]\nname = \"jepsen\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
              publish = false\n\n[dependencies]\nholdfast = {{ path = \"..\" }}\n{}",
-            dependencies(&manifest, "[dependencies]", &files)
+            dependencies(&manifest, "[dependencies]")
         );
         files.insert(folder.join("Cargo.toml"), manifest.into());
         Ok(files)
@@ -286,26 +286,13 @@ fn declarations<'a>(modules: impl Iterator<Item = &'a str>) -> String {
     format!("//! A part of Holdfast.\n\n{lines}")
 }
 
-/// The lines of a manifest under a title that `files` name.
-fn dependencies(manifest: &str, title: &str, files: &Files) -> String {
-    let sources: String = files
-        .iter()
-        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"))
-        .map(|(_, bytes)| String::from_utf8_lossy(bytes))
-        .collect();
-    let is_used = |line: &&str| {
-        let name = line
-            .split([' ', '='])
-            .next()
-            .unwrap_or_default()
-            .replace('-', "_");
-        let path = format!("{name}::");
-        !name.is_empty() && name != "holdfast" && sources.contains(&path)
-    };
+/// The lines of a manifest under a title. All of them, used or not: with other
+/// features chosen, dependencies would have to be built again.
+fn dependencies(manifest: &str, title: &str) -> String {
     let after = manifest.lines().skip_while(|line| *line != title).skip(1);
     let section = after.take_while(|line| !line.starts_with('['));
     section
-        .filter(is_used)
+        .filter(|line| !line.is_empty() && !line.starts_with("holdfast "))
         .map(|line| format!("{line}\n"))
         .collect()
 }
@@ -318,8 +305,8 @@ fn workspace(extent: Extent) -> String {
     format!("\n[workspace]\n{members}")
 }
 
-/// The root's manifest, cut to the dependencies that `files` name.
-fn manifest_for(root: &str, files: &Files) -> String {
+/// The root's manifest, cut to what a slim crate needs of it.
+fn manifest_for(root: &str) -> String {
     format!(
         "[package]\nname = \"holdfast\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
          publish = false\n\n[features]\ndefault = [\"sim\"]\nsim = []\n\n\
@@ -327,8 +314,8 @@ fn manifest_for(root: &str, files: &Files) -> String {
          [profile.dev.package.\"*\"]\nopt-level = 1\n\n\
          [profile.dev.package.holdfast]\ndebug = false\n\n\
          [lints.rust]\nwarnings = \"allow\"\n",
-        dependencies(root, "[dependencies]", files),
-        dependencies(root, "[dev-dependencies]", files),
+        dependencies(root, "[dependencies]"),
+        dependencies(root, "[dev-dependencies]"),
     )
 }
 
@@ -441,19 +428,11 @@ mod tests {
     }
 
     #[test]
-    fn manifest_keeps_only_what_is_named() {
+    fn manifest_keeps_all_dependencies_but_itself() {
         let root = "[package]\n[dependencies]\nserde = \"1\"\nmemmap2 = \"2\"\n\n[dev-dependencies]\n\
                     holdfast = { path = \".\" }\nproptest = \"1\"\n\n[profile.dev]\n";
-        let sources = BTreeMap::from([
-            (
-                PathBuf::from("a.rs"),
-                b"use memmap2::Mmap; proptest::x".to_vec(),
-            ),
-            (PathBuf::from("a.txt"), b"serde::no".to_vec()),
-        ]);
-        let manifest = manifest_for(root, &sources);
-        assert!(manifest.contains("[dependencies]\nmemmap2 = \"2\"\n\n"));
+        let manifest = manifest_for(root);
+        assert!(manifest.contains("[dependencies]\nserde = \"1\"\nmemmap2 = \"2\"\n\n"));
         assert!(manifest.contains("[dev-dependencies]\nproptest = \"1\"\n"));
-        assert!(!manifest.contains("serde"));
     }
 }
