@@ -6,6 +6,7 @@ mod entry;
 mod ids;
 mod membership;
 mod persist;
+mod repair;
 mod state;
 
 pub use command::{Command, Operation, Outcome, Precondition, RestoreStep, Transaction};
@@ -13,4 +14,5 @@ pub use entry::{Entry, EntryPayload};
 pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
 pub use membership::{Member, Membership, MembershipChange};
 pub use persist::{HardState, LogWrite, Mark, SnapshotMeta};
+pub use repair::{RepairAnswer, RepairAsk, RepairMessage};
 pub use state::{Checkpoint, Record, RestoreProgress, StateHeader};

@@ -47,6 +47,8 @@ mod survey;
 
 mod mend;
 
+mod salvage;
+
 mod scrub;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -63,6 +65,7 @@ pub use format::Identity;
 pub use mend::{Mended, mend};
 pub use reader::WalReader;
 pub use recovery::Verdict;
+pub use salvage::{Position, Salvage, Unsuitable, Wanted, salvage};
 pub use scrub::{Scrubbed, WalScrub};
 pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, owner, survey};
 
@@ -220,8 +223,9 @@ impl Wal {
         let recovered = recover(&*disk, dir, expected)?;
         let verdict = recovered.verdict;
         let unused = recovered.unused;
+        let worthless = recovered.worthless.clone();
         let (mut wal, opened) = Self::resume(disk, dir, options, recovered)?;
-        wal.repair(verdict, unused)?;
+        wal.repair(verdict, unused, &worthless)?;
         Ok((wal, opened))
     }
 
@@ -292,8 +296,17 @@ impl Wal {
 
     /// What opening changes on the disk. Interrupted anywhere, opening again
     /// finds the same log.
-    fn repair(&mut self, verdict: Verdict, unused: Option<u64>) -> Result<(), WalError> {
+    fn repair(
+        &mut self,
+        verdict: Verdict,
+        unused: Option<u64>,
+        worthless: &[u64],
+    ) -> Result<(), WalError> {
         remove_spare(&*self.disk, &self.dir)?;
+        for &sequence in worthless {
+            self.disk.remove(&self.dir.join(segment_name(sequence)))?;
+            self.disk.sync_dir(&self.dir)?;
+        }
         if let Some(sequence) = unused {
             // Prepared for a rotation that was not made: the next one starts
             // from a fresh file.

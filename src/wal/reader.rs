@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::codec;
 use crate::disk::DiskError;
 use crate::sync::{Mutex, MutexGuard};
-use crate::types::{Entry, LogIndex};
+use crate::types::{Entry, LogIndex, Term};
 
 use super::batch::{BatchId, ClosedBatch, Records};
 use super::error::{Damage, LostRange, WalError};
@@ -106,6 +106,30 @@ impl WalReader {
         }
         assert!(!entries.is_empty());
         Ok(entries)
+    }
+
+    /// First and last position in the log; the last before the first: none.
+    #[must_use]
+    pub fn bounds(&self) -> (LogIndex, LogIndex) {
+        let published = self.shared.published();
+        let index = &published.index;
+        (index.base().0.next(), index.last().0)
+    }
+
+    /// Which of these positions hold entries of these terms, all looked up at
+    /// one moment.
+    #[must_use]
+    pub fn hold(&self, positions: &[(LogIndex, Term)]) -> Vec<bool> {
+        let published = self.shared.published();
+        let held =
+            |(index, term): &(LogIndex, Term)| published.index.term_at(*index) == Some(*term);
+        positions.iter().map(held).collect()
+    }
+
+    /// The term at a position from the one before the first on.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.shared.published().index.term_at(index)
     }
 
     fn plan(&self, first: LogIndex, last: LogIndex, bytes_max: usize) -> Result<Plan, WalError> {

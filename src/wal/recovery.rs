@@ -9,6 +9,9 @@
 //! what was torn, and the log goes on in a new segment. Bytes behind a SEAL are
 //! never read again. Cutting so is idempotent, whenever it is interrupted.
 //!
+//! The log begins with the newest segment that begins with a whole RESET write:
+//! older ones are not looked into, and removed.
+//!
 //! Damage leaves every file untouched. Only the last acknowledged batch can be
 //! damaged and taken for torn, until a later promise covers it: hence MARK.
 
@@ -52,6 +55,40 @@ pub(super) struct Recovered {
     pub tail_offset: u64,
     /// An empty segment after the tail, prepared and never begun.
     pub unused: Option<u64>,
+    /// Segments before the beginning, oldest first.
+    pub worthless: Vec<u64>,
+}
+
+/// The segments that are the log, and those before its beginning.
+pub(super) struct LogSegments {
+    pub segments: Segments,
+    pub worthless: Vec<u64>,
+}
+
+/// Opens every segment of a log and finds where it begins.
+///
+/// # Errors
+/// No log, a foreign or newer one, or the disk's.
+pub(super) fn log_segments(
+    disk: &dyn Disk,
+    dir: &Path,
+    expected: Option<Identity>,
+) -> Result<LogSegments, WalError> {
+    let mut segments = open_segments(disk, dir)?;
+    check_identity(&segments, expected)?;
+    let begins = |(_, segment): &(u64, Result<OpenSegment, HeaderFault>)| {
+        segment.as_ref().is_ok_and(OpenSegment::is_beginning)
+    };
+    let first = segments.iter().rposition(begins).unwrap_or(0);
+    let before: Vec<u64> = segments.drain(..first).map(|(it, _)| it).collect();
+    let present = list_segments(disk, dir)?;
+    Ok(LogSegments {
+        segments,
+        worthless: present
+            .into_iter()
+            .filter(|it| before.contains(it))
+            .collect(),
+    })
 }
 
 /// Reads the log in a folder and judges it. Writes nothing.
@@ -84,8 +121,10 @@ fn read_log(
     expected: Option<Identity>,
     keep: Keep,
 ) -> Result<Recovered, WalError> {
-    let mut segments = open_segments(disk, dir)?;
-    check_identity(&segments, expected)?;
+    let LogSegments {
+        mut segments,
+        worthless,
+    } = log_segments(disk, dir, expected)?;
     let Some(Ok(oldest)) = segments.first().map(|(_, segment)| segment) else {
         return Err(damage_of_header(&segments, 0, None));
     };
@@ -119,12 +158,13 @@ fn read_log(
             tail,
             tail_offset: offset,
             unused,
+            worthless,
         });
     }
     unreachable!("the last segment is not sealed with a successor")
 }
 
-type Segments = Vec<(u64, Result<OpenSegment, HeaderFault>)>;
+pub(super) type Segments = Vec<(u64, Result<OpenSegment, HeaderFault>)>;
 
 /// Every segment from the oldest to the newest; a missing one in between
 /// counts as damaged.

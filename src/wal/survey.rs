@@ -205,7 +205,11 @@ pub fn survey(
         return Ok(surveyor.survey);
     }
     let mut next = None;
-    for sequence in list_segments(disk, dir)? {
+    let begins_at = beginning(disk, dir)?;
+    for sequence in list_segments(disk, dir)?
+        .into_iter()
+        .filter(|it| *it >= begins_at)
+    {
         for missing in next.unwrap_or(sequence)..sequence.min(next.unwrap_or(sequence) + GAP_MAX) {
             surveyor.no_header(missing);
         }
@@ -217,6 +221,17 @@ pub fn survey(
     }
     surveyor.finish();
     Ok(surveyor.survey)
+}
+
+/// The segment the log begins with, if one says so.
+fn beginning(disk: &dyn Disk, dir: &Path) -> Result<u64, WalError> {
+    for sequence in list_segments(disk, dir)?.into_iter().rev() {
+        let segment = OpenSegment::open(disk, dir, sequence)?;
+        if segment.is_ok_and(|segment| segment.is_beginning()) {
+            return Ok(sequence);
+        }
+    }
+    Ok(0)
 }
 
 /// Whose log the folder holds, by its oldest readable segment.

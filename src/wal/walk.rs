@@ -114,6 +114,56 @@ impl OpenSegment {
         self.file.read_at(offset, &mut batch).ok()?;
         is_intact(header, self.header.seed(), &batch).then_some(batch)
     }
+
+    /// The entries that can be read of a batch whose header is whole. A record
+    /// has checksums of its own, so an unreadable body does not condemn all.
+    pub fn readable_entries(&self, offset: u64, header: &BatchHeader) -> Vec<Entry> {
+        let mut batch = vec![0; header.length as usize];
+        if header.has(SEAL) || self.file.read_at(offset, &mut batch).is_err() {
+            return Vec::new();
+        }
+        let mut entries = Vec::new();
+        for record in Records::new(header, self.header.seed(), &batch).flatten() {
+            let payload = record
+                .payload()
+                .and_then(|payload| codec::decode_payload(record.header.kind, payload).ok());
+            if let Some(payload) = payload {
+                entries.push(Entry {
+                    index: record.header.index,
+                    term: record.header.term,
+                    payload,
+                });
+            }
+        }
+        entries
+    }
+
+    /// Whether the segment begins with a whole RESET write: nothing before it
+    /// counts.
+    pub fn is_beginning(&self) -> bool {
+        let mut offset = BLOCK;
+        let mut chain = None;
+        while let Some((header, crc)) = self.header_at(offset) {
+            let previous = BatchId {
+                lsn: header.prev_lsn,
+                crc: header.prev_crc,
+            };
+            let begins = offset != BLOCK || header.has(RESET);
+            let is_chained = chain.is_none_or(|chain| chain == previous);
+            if !begins || !is_chained || self.body_at(offset, &header).is_none() {
+                return false;
+            }
+            if !header.has(CONTINUES) {
+                return true;
+            }
+            chain = Some(BatchId {
+                lsn: header.lsn,
+                crc,
+            });
+            offset += u64::from(header.length);
+        }
+        false
+    }
 }
 
 /// Where reading a segment ended.
@@ -258,7 +308,8 @@ impl Walk {
             }
             self.index.add(&batch, sequence, offset);
             if header.has(RESET) {
-                self.snapshot = Some((header.prev_index, header.prev_term));
+                let snapshot = (header.prev_index, header.prev_term);
+                self.snapshot = (snapshot.0 > LogIndex(0)).then_some(snapshot);
                 self.entries.clear();
             }
             let keep = self

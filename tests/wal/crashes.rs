@@ -93,7 +93,7 @@ pub fn run(disk: &MemoryDisk, script: &Script, options: WalOptions) -> Progress 
 
 /// The choices of what survives that are tried: every subset of up to
 /// `SUBSETS_MAX` things, and every single block torn in a few ways.
-fn fates(unsynced: &[Unsynced]) -> Vec<Vec<Fate>> {
+pub fn fates(unsynced: &[Unsynced]) -> Vec<Vec<Fate>> {
     const SUBSETS_MAX: usize = 8;
     const TEARS: [u8; 5] = [0b1, 0b1111, 0b1111_1110, 0b1000_0000, 0b0101_0101];
     let count = unsynced.len();
@@ -127,7 +127,7 @@ fn fates(unsynced: &[Unsynced]) -> Vec<Vec<Fate>> {
     choices
 }
 
-fn crash(disk: &MemoryDisk, choice: &[Fate]) -> MemoryDisk {
+pub fn crash(disk: &MemoryDisk, choice: &[Fate]) -> MemoryDisk {
     let mut fates = choice.iter();
     disk.crash(|_| *fates.next().expect("a fate for everything unsynced"))
 }

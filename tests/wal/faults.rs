@@ -10,10 +10,10 @@ use holdfast::wal::{Outcome, Verdict, Wal, WalError, WalOptions, survey};
 
 use crate::model::{BLOCK, IDENTITY, Model, create, depth, dir, open, options, segment_paths};
 
-const BLOCKS: u64 = 8;
+pub const BLOCKS: u64 = 8;
 
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub enum Fault {
     Flip(u64),
     Zero,
     Garbage,
@@ -24,19 +24,19 @@ enum Fault {
     Stale,
 }
 
-struct History {
-    disk: MemoryDisk,
-    wal: Wal,
+pub struct History {
+    pub disk: MemoryDisk,
+    pub wal: Wal,
     /// Every state after a write, oldest first.
-    states: Vec<Model>,
+    pub states: Vec<Model>,
 }
 
 impl History {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::salted(options(BLOCKS).salt_seed)
     }
 
-    fn salted(salt_seed: u64) -> Self {
+    pub fn salted(salt_seed: u64) -> Self {
         let disk = MemoryDisk::new();
         let options = WalOptions {
             salt_seed,
@@ -49,7 +49,7 @@ impl History {
         }
     }
 
-    fn append(&mut self, make: impl Fn(&Model) -> LogWrite) {
+    pub fn append(&mut self, make: impl Fn(&Model) -> LogWrite) {
         let mut model = self.states.last().unwrap().clone();
         let write = make(&model);
         self.wal.append(std::slice::from_ref(&write)).unwrap();
@@ -58,11 +58,11 @@ impl History {
     }
 }
 
-fn history() -> History {
+pub fn history() -> History {
     history_salted(options(BLOCKS).salt_seed)
 }
 
-fn history_salted(salt_seed: u64) -> History {
+pub fn history_salted(salt_seed: u64) -> History {
     let mut history = History::salted(salt_seed);
     history.append(|m| m.hard_state(1, Some(1), 0));
     for _ in 0..4 {
@@ -116,7 +116,13 @@ fn sweep(history: &History, may_lose: usize) -> Counts {
     counts
 }
 
-fn inject(disk: &MemoryDisk, stale: &MemoryDisk, path: &std::path::Path, block: u64, fault: Fault) {
+pub fn inject(
+    disk: &MemoryDisk,
+    stale: &MemoryDisk,
+    path: &std::path::Path,
+    block: u64,
+    fault: Fault,
+) {
     let mut bytes = vec![0; BLOCK as usize];
     let file = disk.open(path).unwrap();
     file.read_at(block * BLOCK, &mut bytes).unwrap();
@@ -187,7 +193,7 @@ fn judge(disk: &MemoryDisk, history: &History, may_lose: usize, fault: Fault, co
     }
 }
 
-fn is_same(before: &MemoryDisk, after: &MemoryDisk) -> bool {
+pub fn is_same(before: &MemoryDisk, after: &MemoryDisk) -> bool {
     let paths = segment_paths(before);
     let same = |path| match (before.map(path), after.map(path)) {
         (Ok(before), Ok(after)) => before.bytes() == after.bytes(),

@@ -11,6 +11,8 @@ mod crashes;
 
 mod faults;
 
+mod salvages;
+
 mod failed_syncs;
 
 mod rooms;

@@ -1,0 +1,330 @@
+//! Damaged logs written anew: what is lost is named exactly, taken only from
+//! who had the same, and the new log takes the place of the old at once or not
+//! at all.
+
+use std::sync::Arc;
+
+use holdfast::disk::{Disk, MemoryDisk};
+use holdfast::types::{Entry, LogIndex, Term};
+use holdfast::wal::{Opened, Position, Salvage, Unsuitable, WalError, salvage};
+
+use crate::crashes::{crash, fates};
+use crate::faults::{BLOCKS, Fault, History, history, history_salted, inject, is_same};
+use crate::model::{BLOCK, IDENTITY, Model, depth, dir, entries, open, options, segment_paths};
+
+const NO_SNAPSHOT: Position = (LogIndex(0), Term(0));
+
+/// A peer with the same log gives what is wanted; how many entries that were.
+fn fetch(salvage: &mut Salvage, snapshot: Position, peer: &Model) -> usize {
+    let mut count = 0;
+    for wanted in salvage.missing(snapshot) {
+        let held = peer.entries.iter().find(|it| it.index == wanted.anchor.0);
+        assert_eq!(held.unwrap().term, wanted.anchor.1, "an anchor nobody has");
+        if wanted.first == snapshot.0 {
+            salvage.confirm(snapshot, wanted.anchor);
+        }
+        for entry in &peer.entries {
+            if (wanted.first..=wanted.last).contains(&entry.index) {
+                salvage.supply(entry.clone(), Some(wanted.anchor)).unwrap();
+                count += 1;
+            }
+        }
+    }
+    assert!(salvage.missing(snapshot).is_empty());
+    count
+}
+
+fn check_opened(opened: &Opened, newest: &Model, snapshot: Position) {
+    let expected = newest.after(snapshot.0);
+    assert_eq!(opened.entries, expected.entries);
+    assert_eq!(opened.base, expected.base);
+    let mut hard_state = newest.hard_state;
+    hard_state.commit_index = hard_state.commit_index.max(snapshot.0);
+    assert_eq!(opened.hard_state, hard_state);
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    faults: u64,
+    damaged: u64,
+    refused: u64,
+    rewritten: u64,
+    fetched: usize,
+}
+
+/// Every damage that opening finds is mended or refused, never mended wrongly.
+fn sweep(history: &History, snapshot: Position, faults_at_once: u64) -> Counts {
+    let mut counts = Counts::default();
+    let newest = history.states.last().unwrap();
+    let stale = history_salted(0x0dd).disk;
+    let blocks: Vec<_> = segment_paths(&history.disk)
+        .into_iter()
+        .flat_map(|path| (0..BLOCKS).map(move |block| (path.clone(), block)))
+        .collect();
+    let mut state = 7u64;
+    for first in 0..blocks.len() {
+        for draw in 0..7 * depth() {
+            let disk = history.disk.duplicate();
+            for number in 0..faults_at_once {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(draw | 1);
+                let at = if number == 0 {
+                    first
+                } else {
+                    (state >> 33) as usize % blocks.len()
+                };
+                let fault = match draw % 7 {
+                    0 => Fault::Zero,
+                    1 => Fault::Garbage,
+                    2 => Fault::Misdirected,
+                    3 => Fault::Stale,
+                    4 => Fault::Flip((state >> 20) % 128),
+                    _ => Fault::Flip((state >> 20) % BLOCK),
+                };
+                inject(&disk, &stale, &blocks[at].0, blocks[at].1, fault);
+            }
+            counts.faults += 1;
+            mend(&disk, newest, snapshot, &mut counts);
+        }
+    }
+    counts
+}
+
+fn mend(disk: &MemoryDisk, newest: &Model, snapshot: Position, counts: &mut Counts) {
+    let before = disk.duplicate();
+    match open(&disk.duplicate(), options(BLOCKS)) {
+        Err(WalError::Damaged(_)) => counts.damaged += 1,
+        Err(error) => panic!("{error}"),
+        Ok(_) => return,
+    }
+    let mut salvaged = match salvage(disk, dir(), Some(IDENTITY)) {
+        Ok(salvaged) => salvaged,
+        Err(WalError::Damaged(_)) => {
+            counts.refused += 1;
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    // What it holds to be so is so.
+    assert_eq!(salvaged.last(), newest.last());
+    assert_eq!(salvaged.hard_state(), newest.hard_state);
+    for entry in &newest.entries {
+        let known = salvaged.term_at(entry.index);
+        assert!(known.is_none_or(|term| term == entry.term));
+        let held = salvaged.entry(entry.index);
+        assert!(held.is_none_or(|held| held == entry));
+    }
+    counts.fetched += fetch(&mut salvaged, snapshot, newest);
+    assert!(is_same(&before, disk), "a damaged log was touched");
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    salvaged
+        .rewrite(&shared, dir(), snapshot, &options(BLOCKS))
+        .unwrap();
+    counts.rewritten += 1;
+    for _ in 0..2 {
+        let (wal, opened) = open(disk, options(BLOCKS)).unwrap();
+        check_opened(&opened, newest, snapshot);
+        drop(wal);
+    }
+    assert_eq!(segment_paths(disk).len(), 1);
+}
+
+#[test]
+fn damage_below_a_promise_is_mended() {
+    let mut history = history();
+    history.wal.mark_idle().unwrap();
+    let counts = sweep(&history, NO_SNAPSHOT, 1);
+    println!("one fault: {counts:?}");
+    assert!(counts.rewritten > 0 && counts.fetched > 0);
+    // Only a lost header of the newest segment or the missing end is refused.
+    assert!(counts.refused * 4 < counts.damaged, "{counts:?}");
+}
+
+#[test]
+fn damage_in_many_places_is_mended_or_refused() {
+    let mut history = history();
+    for vote in 0..6 {
+        history.append(|m| m.append(4 + vote, &[4000, 100, 20]));
+        history.append(|m| m.hard_state(5 + vote, Some(vote), 9));
+        if vote % 2 == 0 {
+            history.append(|m| m.replace(m.last().0.0, 5 + vote, &[700]));
+        }
+        history.wal.mark_idle().unwrap();
+    }
+    for faults in [2, 3, 5] {
+        let counts = sweep(&history, NO_SNAPSHOT, faults);
+        println!("{faults} faults: {counts:?}");
+        assert!(counts.rewritten > counts.refused);
+    }
+}
+
+#[test]
+fn damage_below_a_snapshot_costs_nothing() {
+    let mut history = history();
+    history.wal.mark_idle().unwrap();
+    let newest = history.states.last().unwrap();
+    let snapshot = newest.last();
+    let counts = sweep(&history, snapshot, 1);
+    println!("below a snapshot: {counts:?}");
+    assert_eq!(counts.fetched, 0);
+    assert!(counts.rewritten > 0);
+}
+
+#[test]
+fn damage_after_a_reset_is_mended() {
+    let mut history = history();
+    history.append(|m| m.reset(40, 5, &[10, 5000]));
+    history.append(|m| m.hard_state(6, None, 41));
+    history.append(|m| m.append(6, &[5000, 5000, 1]));
+    history.append(|m| m.append(6, &[1]));
+    history.wal.mark_idle().unwrap();
+    let newest = history.states.last().unwrap();
+    let counts = sweep(&history, newest.base, 1);
+    println!("after a reset: {counts:?}");
+    assert!(counts.rewritten > 0 && counts.fetched > 0);
+}
+
+#[test]
+fn entries_that_lost_ones_replaced_do_not_come_back() {
+    // Entry 2 of term 1 is replaced by a batch that is lost.
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10, 10]));
+    history.append(|m| m.replace(2, 2, &[20]));
+    history.append(|m| m.append(3, &[30]));
+    history.wal.mark_idle().unwrap();
+    let path = &segment_paths(&history.disk)[0];
+    history.disk.overwrite(path, 2 * BLOCK, &[0; 4096]).unwrap();
+    let mut salvaged = salvage(&history.disk, dir(), None).unwrap();
+    assert_eq!(salvaged.term_at(LogIndex(2)), Some(Term(2)));
+    let former = entries(LogIndex(2), 1, &[10]).remove(0);
+    let refused = salvaged.supply(former, Some((LogIndex(3), Term(3))));
+    assert_eq!(
+        refused,
+        Err(Unsuitable::OtherTerm {
+            index: LogIndex(2),
+            known: Term(2),
+            found: Term(1),
+        })
+    );
+    // The entry before it may be another now, too: it is asked for.
+    let missing = salvaged.missing(NO_SNAPSHOT);
+    let wanted = (missing[0].first, missing[0].last, missing[0].anchor);
+    assert_eq!(wanted, (LogIndex(1), LogIndex(2), (LogIndex(2), Term(2))));
+    fetch(&mut salvaged, NO_SNAPSHOT, history.states.last().unwrap());
+}
+
+#[test]
+fn entries_of_unknown_term_need_an_anchor() {
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10]));
+    history.append(|m| m.append(1, &[10]));
+    history.append(|m| m.append(2, &[10]));
+    history.append(|m| m.append(3, &[30]));
+    history.wal.mark_idle().unwrap();
+    let path = &segment_paths(&history.disk)[0];
+    history.disk.overwrite(path, 2 * BLOCK, &[0; 8192]).unwrap();
+    // The table would tell.
+    history.disk.overwrite(path, 5 * BLOCK, &[0; 4096]).unwrap();
+    let mut salvaged = salvage(&history.disk, dir(), None).unwrap();
+    let entry: Entry = entries(LogIndex(2), 1, &[10]).remove(0);
+    assert_eq!(salvaged.term_at(LogIndex(2)), None);
+    for anchor in [
+        None,
+        Some((LogIndex(3), Term(1))),
+        Some((LogIndex(9), Term(3))),
+    ] {
+        let supplied = salvaged.supply(entry.clone(), anchor);
+        assert_eq!(supplied, Err(Unsuitable::Undetermined(LogIndex(2))));
+    }
+    let anchor = Some((LogIndex(3), Term(2)));
+    assert_eq!(salvaged.supply(entry, anchor), Ok(()));
+}
+
+#[test]
+fn abandoned_log_ends_with_what_was_committed() {
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10, 20]));
+    history.append(|m| m.hard_state(2, Some(1), 1));
+    history.append(|m| m.append(2, &[30]));
+    history.append(|m| m.append(2, &[40]));
+    history.wal.mark_idle().unwrap();
+    let path = &segment_paths(&history.disk)[0];
+    history.disk.overwrite(path, 4 * BLOCK, &[0; 4096]).unwrap();
+    let mut salvaged = salvage(&history.disk, dir(), None).unwrap();
+    assert!(!salvaged.supersede((LogIndex(2), Term(1))), "it agrees");
+    assert!(
+        !salvaged.supersede((LogIndex(1), Term(7))),
+        "committed here"
+    );
+    assert!(
+        !salvaged.supersede((LogIndex(9), Term(7))),
+        "nothing is known of it"
+    );
+    assert!(salvaged.supersede((LogIndex(3), Term(4))));
+    assert_eq!(salvaged.last(), (LogIndex(3), Term(4)));
+    let mut leader = history.states[1].clone();
+    leader.apply(&leader.append(4, &[77]));
+    fetch(&mut salvaged, NO_SNAPSHOT, &leader);
+    let disk: Arc<dyn Disk> = Arc::new(history.disk.clone());
+    salvaged
+        .rewrite(&disk, dir(), NO_SNAPSHOT, &options(BLOCKS))
+        .unwrap();
+    let (_, opened) = open(&history.disk, options(BLOCKS)).unwrap();
+    assert_eq!(opened.entries, leader.entries);
+    // A term is never taken back.
+    assert_eq!(opened.hard_state.term, Term(4));
+}
+
+/// A power cut at every call of rewriting and opening: the log is damaged as
+/// before and salvaged again, or it is the new one.
+#[test]
+fn rewriting_survives_a_crash_at_every_call() {
+    let mut history = history();
+    history.wal.mark_idle().unwrap();
+    let newest = history.states.last().unwrap().clone();
+    let path = segment_paths(&history.disk)[1].clone();
+    history
+        .disk
+        .overwrite(&path, 2 * BLOCK, &[0; 4096])
+        .unwrap();
+    let damaged = history.disk.duplicate();
+    let rewrite = |disk: &MemoryDisk| -> Result<(), WalError> {
+        let mut salvaged = salvage(disk, dir(), Some(IDENTITY))?;
+        fetch(&mut salvaged, NO_SNAPSHOT, &newest);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        salvaged.rewrite(&shared, dir(), NO_SNAPSHOT, &options(BLOCKS))?;
+        open(disk, options(BLOCKS)).map(|_| ())
+    };
+    let (mut crashes, mut old, mut new) = (0, 0, 0);
+    for call in 0.. {
+        let disk = damaged.duplicate();
+        disk.power_off_at(disk.calls() + call);
+        let finished = rewrite(&disk).is_ok() && !disk.is_off();
+        let mut choices = fates(&disk.unsynced());
+        // All subsets of a whole segment tell nothing more.
+        choices.truncate(100);
+        for choice in choices {
+            crashes += 1;
+            let survivor = crash(&disk, &choice);
+            match open(&survivor, options(BLOCKS)) {
+                Ok((_, opened)) => {
+                    new += 1;
+                    check_opened(&opened, &newest, NO_SNAPSHOT);
+                }
+                Err(WalError::Damaged(_)) => {
+                    old += 1;
+                    rewrite(&survivor).unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+            let (_, opened) = open(&survivor, options(BLOCKS)).unwrap();
+            check_opened(&opened, &newest, NO_SNAPSHOT);
+        }
+        if finished {
+            break;
+        }
+    }
+    println!("rewriting: {crashes} crashes, {old} before, {new} after");
+    assert!(old > 0 && new > 0);
+}
