@@ -45,6 +45,12 @@ pub enum NodeError {
         /// What is wrong with the snapshot that should.
         broken: String,
     },
+    /// What is lost cannot be told, or nobody is there to ask.
+    #[error(
+        "the data directory is damaged beyond repair from peers ({0}): remove this node from the \
+         cluster (`operator raft remove-peer`), empty its data directory, and let it join again"
+    )]
+    Unrepairable(String),
     /// The log is shorter than what is known to be committed.
     #[error(
         "the log ends at {last}, but {commit} was committed: acknowledged entries are lost; \

@@ -16,7 +16,7 @@ use crate::sync::permits::{Permit, Permits};
 use crate::sync::{oneshot, queue};
 use crate::types::{
     Checkpoint, Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome,
-    SnapshotMeta, Term,
+    RepairMessage, SnapshotMeta, Term,
 };
 
 use crate::store::View;
@@ -41,6 +41,13 @@ pub(super) enum Event {
     Message {
         from: NodeId,
         message: Message,
+        /// Counts it while it is queued.
+        _permit: Permit,
+    },
+    /// From a peer, of lost entries.
+    Repair {
+        from: NodeId,
+        message: RepairMessage,
         /// Counts it while it is queued.
         _permit: Permit,
     },
@@ -170,6 +177,17 @@ impl EventSender {
     pub fn deliver(&self, from: NodeId, message: Message) {
         if let Some(_permit) = self.messages.take() {
             self.send(Event::Message {
+                from,
+                message,
+                _permit,
+            });
+        }
+    }
+
+    /// The same of a word about lost entries.
+    pub fn deliver_repair(&self, from: NodeId, message: RepairMessage) {
+        if let Some(_permit) = self.messages.take() {
+            self.send(Event::Repair {
                 from,
                 message,
                 _permit,

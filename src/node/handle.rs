@@ -18,7 +18,7 @@ use crate::peer::{Hello, OwnDurableEnd, PeerState, PeerStream, PeerTls, Transpor
 use crate::physical::{Leadership, PhysicalError};
 use crate::snapshot::SnapshotDirectory;
 use crate::store::Store;
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeId};
 
 use super::board::Board;
 use super::clock::Clock;
@@ -31,6 +31,8 @@ use super::lifecycle::{Lifecycle, refused};
 use super::network::{ForwardHandler, ForwardSlot};
 use super::options::NodeOptions;
 use super::recovery::{Recovery, recover};
+use super::repair::RepairProgress;
+use super::repair_thread::{RepairBoard, examine, is_damage};
 use super::snapshots::Snapshots;
 use super::space::Space;
 use super::standing::StatusBoard;
@@ -62,6 +64,7 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) space: Arc<Space>,
     pub(super) scrub: Arc<ScrubBoard>,
+    pub(super) repair: Arc<RepairBoard>,
     facts: Mutex<Facts>,
     pub(super) running: ArcSwapOption<Running>,
     pub(super) lifecycle: AsyncMutex<Lifecycle>,
@@ -79,6 +82,14 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// What is to be repaired belongs to a cluster and holds its storage.
+    fn of_damaged(cluster: ClusterId) -> Self {
+        Self {
+            cluster: Some(cluster),
+            has_storage: true,
+        }
+    }
+
     fn of(recovery: &Recovery) -> Self {
         Self {
             cluster: Some(recovery.cluster),
@@ -114,11 +125,43 @@ fn place(options: &NodeOptions) -> (Arc<dyn Disk>, PathBuf) {
     (disk, options.path.clone().unwrap_or_else(in_memory))
 }
 
+/// Brings `store` as far as the directory tells, damaged or not.
+fn read_directory(
+    disk: &Arc<dyn Disk>,
+    wal_path: &Path,
+    identity: &DirectoryIdentity,
+    options: &NodeOptions,
+    snapshots: &Snapshots,
+    store: &mut Store,
+) -> Result<(Option<Recovery>, Facts), NodeError> {
+    let error = match recover(disk, wal_path, identity, &options.wal, snapshots, store) {
+        Ok(recovery) => {
+            let facts = recovery.as_ref().map_or_else(Facts::default, Facts::of);
+            return Ok((recovery, facts));
+        }
+        Err(error) => error,
+    };
+    if !is_damage(&error) {
+        return Err(error);
+    }
+    tracing::error!(
+        error = chain(&error),
+        "the data directory is damaged: it is repaired from peers after the unseal"
+    );
+    let patient = examine(disk, wal_path, identity, snapshots, store)?;
+    if store.applied_index() == LogIndex(0) {
+        let reason = "nothing is left to unseal from".into();
+        return Err(NodeError::Unrepairable(reason));
+    }
+    Ok((None, Facts::of_damaged(patient.cluster)))
+}
+
 impl RaftNode {
     /// Opens a node on its data directory; it stays sealed. Blocks.
     ///
     /// # Errors
-    /// See [`NodeError`]; nothing is cut or repaired to make it open.
+    /// See [`NodeError`]; nothing is cut to make it open. A log that can be
+    /// repaired from peers opens, and is repaired once the node is started.
     pub fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let (disk, directory) = place(&options);
         disk.create_dir_all(&directory)
@@ -134,15 +177,10 @@ impl RaftNode {
         let snapshots = Arc::new(Snapshots::new(snapshots));
         let wal_path = directory.join(WAL_FOLDER);
         let mut store = Store::new();
-        let recovery = recover(
-            &disk,
-            &wal_path,
-            &identity,
-            &options.wal,
-            &snapshots,
-            &mut store,
-        )?;
-        let facts = recovery.as_ref().map_or_else(Facts::default, Facts::of);
+        let read = read_directory(
+            &disk, &wal_path, &identity, &options, &snapshots, &mut store,
+        );
+        let (recovery, facts) = read?;
         if let Some(cluster) = facts.cluster {
             snapshots.set_cluster(cluster);
         }
@@ -173,6 +211,7 @@ impl RaftNode {
                 options.memory_bytes_max,
             )),
             scrub: Arc::default(),
+            repair: Arc::default(),
             facts: Mutex::new(facts),
             running: ArcSwapOption::empty(),
             lifecycle: AsyncMutex::new(Lifecycle::Stopped {
@@ -256,6 +295,13 @@ impl RaftNode {
     #[must_use]
     pub fn scrub_status(&self) -> ScrubStatus {
         self.inner.scrub.newest()
+    }
+
+    /// How far the repair of a damaged log has come; `None`: none is under
+    /// way.
+    #[must_use]
+    pub fn repair_progress(&self) -> Option<RepairProgress> {
+        self.inner.repair.newest()
     }
 
     /// The core's status as last published.

@@ -5,8 +5,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
 use super::network::{Alone, Connected, Departures, Greetings, PeerHandler};
-use crate::peer::{Hello, PeerTls, Transport, TransportOptions};
+use crate::peer::{DurableEnd, Hello, PeerTls, Transport, TransportOptions};
 use crate::physical::{JoinGrant, PhysicalError};
 use crate::snapshot::SnapshotScrub;
 use crate::store::Store;
@@ -23,6 +26,7 @@ use super::options::Timings;
 use super::peers::Peers;
 use super::recovery::{Recovery, recover};
 use super::refusals::Refusals;
+use super::repair_thread::{Ending, Patient, RepairThread, examine, is_damage};
 use super::stream::Incoming;
 use super::survivors;
 use super::threads::{Foundation, Threads, config, durable_end};
@@ -38,8 +42,27 @@ pub(super) enum Lifecycle {
     },
     /// The threads own them.
     Running(Threads),
+    /// The log is damaged and being repaired.
+    Repairing(Box<Repairing>),
     /// Lost in a failure that was reported.
     Broken,
+}
+
+/// A repair under way.
+pub(super) struct Repairing {
+    store: Box<Store>,
+    events: EventSender,
+    network: Network,
+    /// Becomes true when nothing touches the directory any more.
+    is_over: watch::Receiver<bool>,
+    /// Tells one repair from the next.
+    token: Arc<()>,
+}
+
+/// What reading the log came to.
+enum Reading {
+    Whole(Box<Store>, Box<Recovery>),
+    Damaged(Box<Store>, Box<Patient>),
 }
 
 impl Inner {
@@ -53,7 +76,10 @@ impl Inner {
         self.create_log(ClusterId(cluster), Some(self.alone()))
             .await?;
         let (store, _) = take_stopped(&mut lifecycle)?;
-        let recovery = self.recover(store, &mut lifecycle).await?;
+        let Reading::Whole(store, recovery) = self.recover(store, &mut lifecycle).await? else {
+            return Err(PhysicalError::NotRunning);
+        };
+        let recovery = (store, recovery);
         let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
         let (events, receiver) = EventSender::new();
         let foundation = self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events);
@@ -68,7 +94,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn start(&self, keyring: Vec<u8>) -> Result<(), PhysicalError> {
+    pub(super) async fn start(self: &Arc<Self>, keyring: Vec<u8>) -> Result<(), PhysicalError> {
         let mut lifecycle = self.lifecycle.lock().await;
         let running = self.running.load_full();
         if running.is_some_and(|running| running.network.is_some()) {
@@ -89,7 +115,10 @@ impl Inner {
         self.start_network(&mut lifecycle, &keyring, &[]).await
     }
 
-    pub(super) async fn start_joined(&self, grant: JoinGrant) -> Result<(), PhysicalError> {
+    pub(super) async fn start_joined(
+        self: &Arc<Self>,
+        grant: JoinGrant,
+    ) -> Result<(), PhysicalError> {
         let mut lifecycle = self.lifecycle.lock().await;
         let granted = ClusterId(grant.cluster_id);
         let refused = |reason: &str| {
@@ -126,7 +155,7 @@ impl Inner {
 
     /// Opens the cluster port and runs; stays stopped when that fails.
     async fn start_network(
-        &self,
+        self: &Arc<Self>,
         lifecycle: &mut Lifecycle,
         keyring: &[u8],
         peers: &[(NodeId, String)],
@@ -135,14 +164,44 @@ impl Inner {
         let (store, recovery) = take_stopped(lifecycle)?;
         let recovery = match recovery {
             Some(recovery) => (store, recovery),
-            None => self.recover(store, lifecycle).await?,
+            None => match self.recover(store, lifecycle).await? {
+                Reading::Whole(store, recovery) => (store, recovery),
+                Reading::Damaged(store, patient) => {
+                    return self.start_repair(lifecycle, keyring, tls, store, *patient);
+                }
+            },
         };
         let recovery = self.force_membership(lifecycle, recovery)?;
         // The greeting says how far the log reaches, from the first one on.
         self.durable.set(durable_end(&recovery.1.recovered));
         let own = self.hello(recovery.1.cluster);
-        let greetings = Greetings::new(&own);
         let (events, receiver) = EventSender::new();
+        let (network, connected) = match self.open_port(own, tls, &events) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let (store, recovery) = recovery;
+                *lifecycle = Lifecycle::Stopped {
+                    store,
+                    recovery: Some(recovery),
+                };
+                return Err(error);
+            }
+        };
+        for (peer, address) in peers {
+            network.transport.learn(*peer, address);
+        }
+        let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
+        self.run(lifecycle, foundation, receiver, recovery, Some(network))
+    }
+
+    /// Listens on the cluster port; what peers say goes to `events`.
+    fn open_port(
+        &self,
+        own: Hello,
+        tls: Arc<PeerTls>,
+        events: &EventSender,
+    ) -> Result<(Network, Connected), PhysicalError> {
+        let greetings = Greetings::new(&own);
         let handler = PeerHandler {
             events: events.clone(),
             snapshots: Arc::clone(&self.snapshots),
@@ -164,20 +223,7 @@ impl Inner {
             Arc::clone(&tls),
             Arc::new(handler),
         );
-        let transport = match transport {
-            Ok(transport) => Arc::new(transport),
-            Err(error) => {
-                let (store, recovery) = recovery;
-                *lifecycle = Lifecycle::Stopped {
-                    store,
-                    recovery: Some(recovery),
-                };
-                return Err(refused(&error));
-            }
-        };
-        for (peer, address) in peers {
-            transport.learn(*peer, address);
-        }
+        let transport = Arc::new(transport.map_err(|error| refused(&error))?);
         let connected = Connected {
             transport: Arc::clone(&transport),
             events: events.clone(),
@@ -186,14 +232,106 @@ impl Inner {
             runtime: tokio::runtime::Handle::current(),
             departures: Departures::default(),
         };
-        let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
         let keeper = tokio::spawn(Arc::clone(&self.witness_file).keep());
         let network = Network {
             transport,
             tls,
             keeper: keeper.abort_handle(),
         };
-        self.run(lifecycle, foundation, receiver, recovery, Some(network))
+        Ok((network, connected))
+    }
+
+    /// Begins to repair the damaged log (D-030); consensus starts when that is
+    /// done. Does not wait.
+    fn start_repair(
+        self: &Arc<Self>,
+        lifecycle: &mut Lifecycle,
+        keyring: &[u8],
+        tls: Arc<PeerTls>,
+        store: Box<Store>,
+        patient: Patient,
+    ) -> Result<(), PhysicalError> {
+        let salvage = patient.repair.salvage();
+        // What it acknowledged it still stands by.
+        self.durable.set(DurableEnd {
+            term: salvage.hard_state().term,
+            index: salvage.last().0.max(patient.repair.snapshot().0),
+        });
+        let (events, receiver) = EventSender::new();
+        let opened = self.open_port(self.hello(patient.cluster), tls, &events);
+        let (network, connected) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let recovery = None;
+                *lifecycle = Lifecycle::Stopped { store, recovery };
+                return Err(error);
+            }
+        };
+        let (index, membership) = &patient.membership;
+        connected.set_members(*index, membership);
+        let thread = RepairThread {
+            repair: patient.repair,
+            events: receiver,
+            peers: Arc::new(connected),
+            snapshots: Arc::clone(&self.snapshots),
+            board: Arc::clone(&self.repair),
+            disk: Arc::clone(&self.disk),
+            directory: self.wal_path.clone(),
+            options: self.options.wal,
+        };
+        let token = Arc::new(());
+        let (over, is_over) = watch::channel(false);
+        let work = tokio::task::spawn_blocking(move || {
+            let ending = thread.run();
+            over.send_replace(true);
+            ending
+        });
+        let (inner, keyring) = (Arc::clone(self), keyring.to_vec());
+        let waiter_token = Arc::clone(&token);
+        tokio::spawn(async move {
+            let ending = work.await;
+            let ending = ending.unwrap_or_else(|_| Err("the repair ended in a panic".into()));
+            inner.end_repair(ending, &waiter_token, keyring).await;
+        });
+        *lifecycle = Lifecycle::Repairing(Box::new(Repairing {
+            store,
+            events,
+            network,
+            is_over,
+            token,
+        }));
+        Ok(())
+    }
+
+    /// A repair has ended: the node starts, unless it was sealed meanwhile.
+    fn end_repair(
+        self: Arc<Self>,
+        ending: Result<Ending, String>,
+        token: &Arc<()>,
+        keyring: Vec<u8>,
+    ) -> BoxFuture<'_, ()> {
+        // Boxed: starting may begin another repair.
+        Box::pin(async move {
+            let mut lifecycle = self.lifecycle.lock().await;
+            let is_current = match &*lifecycle {
+                Lifecycle::Repairing(repairing) => Arc::ptr_eq(&repairing.token, token),
+                _ => false,
+            };
+            if !is_current {
+                return;
+            }
+            self.stop_threads(&mut lifecycle).await;
+            match ending {
+                Ok(Ending::Stopped) => {}
+                Ok(Ending::Whole) => {
+                    tracing::info!("the log is whole again");
+                    if let Err(error) = self.start_network(&mut lifecycle, &keyring, &[]).await {
+                        tracing::error!(%error, "the repaired node does not start");
+                    }
+                }
+                Err(reason) => self.failure.report(&reason),
+            }
+        })
     }
 
     /// Takes up what an operator says of the survivors of a lost quorum.
@@ -326,6 +464,10 @@ impl Inner {
     async fn stop_threads(&self, lifecycle: &mut Lifecycle) {
         let threads = match std::mem::replace(lifecycle, Lifecycle::Broken) {
             Lifecycle::Running(threads) => threads,
+            Lifecycle::Repairing(repairing) => {
+                *lifecycle = self.stop_repair(*repairing).await;
+                return;
+            }
             other => {
                 *lifecycle = other;
                 return;
@@ -354,6 +496,24 @@ impl Inner {
             }
             _ => self.failure.report("a thread of the node ended in a panic"),
         }
+    }
+
+    async fn stop_repair(&self, repairing: Repairing) -> Lifecycle {
+        let Repairing {
+            store,
+            events,
+            network,
+            mut is_over,
+            ..
+        } = repairing;
+        events.send(Event::Stop);
+        // An error: the thread is gone.
+        let _ = is_over.wait_for(|is_over| *is_over).await;
+        network.keeper.abort();
+        network.transport.shutdown().await;
+        self.repair.set(None);
+        let recovery = None;
+        Lifecycle::Stopped { store, recovery }
     }
 
     /// Makes a log for a cluster, with the first membership if this node
@@ -396,7 +556,7 @@ impl Inner {
         &self,
         mut store: Box<Store>,
         lifecycle: &mut Lifecycle,
-    ) -> Result<(Box<Store>, Box<Recovery>), PhysicalError> {
+    ) -> Result<Reading, PhysicalError> {
         *lifecycle = Lifecycle::Broken;
         let (disk, path, identity, options, snapshots) = (
             Arc::clone(&self.disk),
@@ -406,16 +566,25 @@ impl Inner {
             Arc::clone(&self.snapshots),
         );
         let recovered = tokio::task::spawn_blocking(move || {
-            let recovery = recover(&disk, &path, &identity, &options, &snapshots, &mut store);
-            recovery.map(|recovery| (store, recovery))
+            match recover(&disk, &path, &identity, &options, &snapshots, &mut store) {
+                Ok(Some(recovery)) => Ok(Ok(Reading::Whole(store, Box::new(recovery)))),
+                Ok(None) => Ok(Err(store)),
+                Err(error) if is_damage(&error) => {
+                    tracing::error!(error = chain(&error), "the log will be repaired from peers");
+                    let patient = examine(&disk, &path, &identity, &snapshots, &mut store)?;
+                    Ok(Ok(Reading::Damaged(store, Box::new(patient))))
+                }
+                Err(error) => Err(error),
+            }
         });
         let recovered = recovered.await.map_err(|error| failed(&error))?;
         match recovered {
-            Ok((store, Some(recovery))) => {
+            Ok(Ok(reading)) => {
+                let (Reading::Whole(store, _) | Reading::Damaged(store, _)) = &reading;
                 self.board.publish(Arc::new(store.view()));
-                Ok((store, Box::new(recovery)))
+                Ok(reading)
             }
-            Ok((store, None)) => {
+            Ok(Err(store)) => {
                 *lifecycle = Lifecycle::Stopped {
                     store,
                     recovery: None,

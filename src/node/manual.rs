@@ -5,6 +5,8 @@
 //! What it must never do: decide when something happens, or do what no thread
 //! of a real node does.
 
+mod repair;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,7 +28,7 @@ use crate::store::{Store, View};
 use crate::sync::oneshot;
 use crate::types::{
     ClusterId, Command, Incarnation, LogIndex, Mark, Member, Membership, MembershipChange, Millis,
-    NodeId, Outcome, SnapshotMeta,
+    NodeId, Outcome, RepairMessage, SnapshotMeta,
 };
 use crate::wal::{Identity, Wal, WalOptions};
 
@@ -48,6 +50,8 @@ use super::stream::{Incoming, Outgoing};
 use super::threads::{Foundation, Parts};
 use super::wal_thread::{WalGroup, chain};
 use super::witness_file::WitnessFile;
+
+pub(crate) use repair::ManualRepair;
 
 /// What a node is opened with.
 pub(crate) struct ManualOptions {
@@ -74,6 +78,8 @@ pub(crate) enum Happening {
     },
     /// A message left.
     Sent { to: NodeId, message: Message },
+    /// A word about lost entries left.
+    SpokeOfRepair { to: NodeId, message: RepairMessage },
     /// The newest snapshot is to be streamed.
     StreamWanted { to: NodeId },
     /// Another membership is active.
@@ -370,6 +376,11 @@ impl ManualNode {
         self.handler.message(from, message);
     }
 
+    /// A peer lost entries.
+    pub fn deliver_repair(&self, from: NodeId, message: RepairMessage) {
+        self.handler.repair(from, message);
+    }
+
     /// The connection to a peer was lost.
     pub fn unreachable(&self, peer: NodeId) {
         self.handler.unreachable(peer);
@@ -614,6 +625,10 @@ impl Recorder {
 impl Peers for Recorder {
     fn send(&self, to: NodeId, message: Message) {
         self.list().push(Happening::Sent { to, message });
+    }
+
+    fn send_repair(&self, to: NodeId, message: RepairMessage) {
+        self.list().push(Happening::SpokeOfRepair { to, message });
     }
 
     fn stream_snapshot(&self, to: NodeId) {

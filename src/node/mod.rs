@@ -63,6 +63,10 @@ mod recovery;
 
 mod survivors;
 
+mod repair;
+
+mod repair_thread;
+
 mod space;
 
 mod upkeep;
@@ -91,5 +95,6 @@ pub use handle::RaftNode;
 pub use identity::{IdentityError, node_number};
 pub use network::ForwardHandler;
 pub use options::{NodeOptions, ScrubOptions, SnapshotThresholds, Timings};
+pub use repair::RepairProgress;
 pub use survivors::{Survivor, SurvivorsError};
 pub use upkeep::{FINDINGS_MAX, Finding, ScrubStatus};

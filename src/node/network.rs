@@ -11,7 +11,7 @@ use crate::peer::{
     SnapshotOffer, SnapshotSink, Transport,
 };
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Member, Membership, NodeId};
+use crate::types::{LogIndex, Member, Membership, NodeId, RepairMessage};
 
 use super::board::Board;
 use super::event::{Event, EventSender};
@@ -81,6 +81,8 @@ pub(super) struct Alone {
 
 impl Peers for Alone {
     fn send(&self, _to: NodeId, _message: Message) {}
+
+    fn send_repair(&self, _to: NodeId, _message: RepairMessage) {}
 
     fn stream_snapshot(&self, _to: NodeId) {}
 
@@ -157,6 +159,10 @@ impl Departures {
 impl Peers for Connected {
     fn send(&self, to: NodeId, message: Message) {
         self.transport.send(to, message);
+    }
+
+    fn send_repair(&self, to: NodeId, message: RepairMessage) {
+        self.transport.send_repair(to, message);
     }
 
     fn stream_snapshot(&self, to: NodeId) {
@@ -239,6 +245,10 @@ pub(super) struct PeerHandler {
 impl Handler for PeerHandler {
     fn message(&self, from: NodeId, message: Message) {
         self.events.deliver(from, message);
+    }
+
+    fn repair(&self, from: NodeId, message: RepairMessage) {
+        self.events.deliver_repair(from, message);
     }
 
     fn unreachable(&self, peer: NodeId) {

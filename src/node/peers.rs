@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Membership, NodeId};
+use crate::types::{LogIndex, Membership, NodeId, RepairMessage};
 
 /// Sends to peers; never blocks.
 pub(super) trait Peers: Send + Sync {
     /// Sends, or drops.
     fn send(&self, to: NodeId, message: Message);
+    /// The same, of lost entries.
+    fn send_repair(&self, to: NodeId, message: RepairMessage);
     /// Streams the newest snapshot; reports the end as an event.
     fn stream_snapshot(&self, to: NodeId);
     /// Another membership is active.

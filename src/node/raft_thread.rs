@@ -12,13 +12,14 @@ use crate::peer::MembershipProof;
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::{Input, Role, Status};
 use crate::sync::queue::{Nothing, Receiver};
-use crate::types::{LogIndex, MembershipChange, Millis};
+use crate::types::{LogIndex, MembershipChange, Millis, NodeId, RepairMessage};
 
 use super::belonging::Belonging;
 use super::clock::Clock;
 use super::driver::Driver;
 use super::event::{Event, Proposal, ReadReply};
 use super::ports::RuntimePorts;
+use super::repair;
 use super::standing::{Standing, StatusBoard, leadership_of};
 
 /// Everything the thread owns.
@@ -138,6 +139,10 @@ impl RaftThread {
                 }
                 Input::Message { from, message }
             }
+            Event::Repair { from, message, .. } => {
+                self.help(from, message);
+                return;
+            }
             Event::Durable(mark) => Input::Durable(mark),
             Event::SnapshotTaken(meta) => Input::SnapshotTaken(meta),
             Event::SnapshotStreamed { to, delivered } => Input::SnapshotStreamed { to, delivered },
@@ -165,6 +170,23 @@ impl RaftThread {
             }
         };
         self.driver.push(input);
+    }
+
+    /// Gives a peer that lost entries what this node holds of them (D-030).
+    fn help(&self, peer: NodeId, message: RepairMessage) {
+        let peers = &self.ports.peers;
+        match message {
+            RepairMessage::Ask(ask) => {
+                let commit_index = self.driver.status().commit_index;
+                let newest = self.ports.snapshots.newest_first();
+                let snapshot_index = newest.first().map_or(LogIndex(0), |info| info.meta.index);
+                let told = repair::answer(&self.ports.log, ask, commit_index, snapshot_index);
+                peers.send_repair(peer, told);
+            }
+            RepairMessage::AskSnapshot => peers.stream_snapshot(peer),
+            // This node has lost nothing, or not any more.
+            RepairMessage::Answer(_) => {}
+        }
     }
 
     /// The apply thread wakes nobody: the core hears of its progress whenever

@@ -135,6 +135,21 @@ impl Snapshots {
         }
     }
 
+    /// Publishes a snapshot that was received while there is no core to ask
+    /// for it, if it covers more than this position.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn publish_staged(&self, after: LogIndex) -> Result<Option<SnapshotMeta>, String> {
+        let staged = self.state().staged.take();
+        let Some(staged) = staged.filter(|staged| after < staged.info().meta.index) else {
+            return Ok(None);
+        };
+        let published = self.directory.publish(staged);
+        let info = published.map_err(|error| chain(&error))?;
+        Ok(Some(info.meta))
+    }
+
     /// Replaces the store's state; gives back the former one.
     ///
     /// # Errors

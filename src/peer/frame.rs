@@ -39,6 +39,8 @@ pub enum FrameKind {
     Goodbye,
     /// A consensus message.
     Message,
+    /// A word about entries that one of the two lost.
+    Repair,
     /// Are you there?
     Ping,
     /// I am.
@@ -58,10 +60,11 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    const ALL: [(Self, u8); 11] = [
+    const ALL: [(Self, u8); 12] = [
         (Self::Hello, 1),
         (Self::Goodbye, 2),
         (Self::Message, 3),
+        (Self::Repair, 6),
         (Self::Ping, 4),
         (Self::Pong, 5),
         (Self::SnapshotOffer, 16),

@@ -168,6 +168,10 @@ async fn deliver(
                 }
                 Err(error) => return ListenEnd::Decode(error),
             },
+            FrameKind::Repair => match codec::decode("word about repair", &frame.payload) {
+                Ok(message) => shared.handler.repair(hello.node, message),
+                Err(error) => return ListenEnd::Decode(error),
+            },
             FrameKind::Ping => {
                 let answered = timeout(patience, send(stream, FrameKind::Pong, &[])).await;
                 match answered {

@@ -19,11 +19,10 @@ use super::dial::{PeerStream, Refuser};
 use super::frame::{self, FrameError, FrameKind, PAYLOAD_BYTES_MAX};
 use super::hello::{Goodbye, Printable, decode_goodbye};
 use super::lines::Line;
-use super::queue::Peer;
+use super::queue::{Letter, Peer};
 use super::shared::Shared;
 use super::tls::Service;
 use crate::codec;
-use crate::raft::message::Message;
 
 /// Bytes sent before pings and what comes back get their turn.
 const TURN_BYTES: usize = 4 << 20;
@@ -62,7 +61,7 @@ pub(super) async fn call(shared: Arc<Shared>, peer: Arc<Peer>) {
     peer.status().connected = false;
 }
 
-async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Receiver<Message>) {
+async fn call_forever(shared: &Arc<Shared>, peer: &Peer, queue: &mut mpsc::Receiver<Letter>) {
     let timing = &shared.options.timing;
     let mut backoff = Backoff::new(timing.backoff_min, timing.backoff_max);
     let mut refused_backoff = Backoff::new(timing.refused_min, timing.refused_max);
@@ -141,7 +140,7 @@ async fn converse(
     shared: &Shared,
     peer: &Peer,
     stream: PeerStream,
-    queue: &mut mpsc::Receiver<Message>,
+    queue: &mut mpsc::Receiver<Letter>,
     line: &Line,
 ) -> CallEnd {
     let timing = &shared.options.timing;
@@ -178,18 +177,21 @@ async fn converse(
 async fn send_queued<W: AsyncWrite + Unpin>(
     writer: &mut BufWriter<W>,
     peer: &Peer,
-    first: Message,
-    queue: &mut mpsc::Receiver<Message>,
+    first: Letter,
+    queue: &mut mpsc::Receiver<Letter>,
     patience: Duration,
 ) -> Result<(), CallEnd> {
     let mut next = Some(first);
     let mut turn = 0;
     while let Some(message) = next {
         peer.taken(&message);
-        let payload = codec::encode(&message);
+        let (kind, payload) = match &message {
+            Letter::Core(message) => (FrameKind::Message, codec::encode(message)),
+            Letter::Repair(message) => (FrameKind::Repair, codec::encode(message)),
+        };
         drop(message);
         if payload.len() <= PAYLOAD_BYTES_MAX {
-            let header = frame::header(FrameKind::Message, &payload);
+            let header = frame::header(kind, &payload);
             write_patiently(writer, &header, patience).await?;
             write_patiently(writer, &payload, patience).await?;
             peer.count_sent();

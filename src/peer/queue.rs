@@ -12,14 +12,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::transport::{PeerState, SnapshotProgress, TransportOptions};
 use crate::raft::message::Message;
-use crate::types::NodeId;
+use crate::types::{NodeId, RepairMessage};
+
+/// What travels to a peer.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// Of the consensus core.
+    Core(Message),
+    /// About lost entries.
+    Repair(RepairMessage),
+}
 
 /// A peer to be called.
 pub(super) struct Peer {
     pub(super) id: NodeId,
     pub(super) stop: CancellationToken,
-    sender: mpsc::Sender<Message>,
-    receiver: Mutex<Option<mpsc::Receiver<Message>>>,
+    sender: mpsc::Sender<Letter>,
+    receiver: Mutex<Option<mpsc::Receiver<Letter>>>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
     pub(super) wake: Notify,
@@ -64,7 +73,7 @@ impl Peer {
     }
 
     /// Queues a message, or drops and counts it. Never waits.
-    pub(super) fn push(&self, message: Message) {
+    pub(super) fn push(&self, message: Letter) {
         let bytes = message_bytes(&message);
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= self.queue_bytes_max;
@@ -101,7 +110,7 @@ impl Peer {
     ///
     /// # Panics
     /// When called a second time: each peer has one caller.
-    pub(super) fn take_queue(&self) -> mpsc::Receiver<Message> {
+    pub(super) fn take_queue(&self) -> mpsc::Receiver<Letter> {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         receiver.take().expect("one caller a peer")
     }
@@ -119,13 +128,13 @@ impl Peer {
     }
 
     /// A message left the queue.
-    pub(super) fn taken(&self, message: &Message) {
+    pub(super) fn taken(&self, message: &Letter) {
         self.queued_bytes
             .fetch_sub(message_bytes(message), Ordering::Relaxed);
     }
 
     /// Drops and counts all that waits.
-    pub(super) fn drop_queued(&self, queue: &mut mpsc::Receiver<Message>) {
+    pub(super) fn drop_queued(&self, queue: &mut mpsc::Receiver<Letter>) {
         while let Ok(message) = queue.try_recv() {
             self.taken(&message);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
@@ -134,13 +143,16 @@ impl Peer {
 }
 
 /// Approximate size of a message, for the queue's bound.
-fn message_bytes(message: &Message) -> usize {
+fn message_bytes(message: &Letter) -> usize {
     const OVERHEAD: usize = 64;
     OVERHEAD
         + match message {
-            Message::AppendEntries { entries, .. } => entries.iter().map(|e| e.size()).sum(),
-            Message::InstallSnapshot { meta, .. } => meta.membership.size(),
-            _ => 0,
+            Letter::Core(Message::AppendEntries { entries, .. }) => {
+                entries.iter().map(|e| e.size()).sum()
+            }
+            Letter::Core(Message::InstallSnapshot { meta, .. }) => meta.membership.size(),
+            Letter::Core(_) => 0,
+            Letter::Repair(message) => message.size(),
         }
 }
 
@@ -151,29 +163,29 @@ mod tests {
     use super::*;
     use crate::types::{Entry, EntryPayload, LogIndex, Millis, Term};
 
-    fn heartbeat() -> Message {
-        Message::HeartbeatResponse {
+    fn heartbeat() -> Letter {
+        Letter::Core(Message::HeartbeatResponse {
             term: Term(1),
             read_context: 0,
             patience: Millis(0),
             checkpoints: Vec::new(),
-        }
+        })
     }
 
-    fn append(bytes: usize) -> Message {
+    fn append(bytes: usize) -> Letter {
         let entry = Entry {
             index: LogIndex(1),
             term: Term(1),
             payload: EntryPayload::Command(Arc::from(vec![0; bytes])),
         };
-        Message::AppendEntries {
+        Letter::Core(Message::AppendEntries {
             term: Term(1),
             prev_index: LogIndex(0),
             prev_term: Term(0),
             entries: vec![entry],
             commit_index: LogIndex(0),
             read_context: 0,
-        }
+        })
     }
 
     fn peer(messages: usize, bytes: usize) -> Arc<Peer> {

@@ -14,13 +14,14 @@ use super::address::{AddressError, check_advertised};
 use super::dial::{DialError, PeerStream, Refuser};
 use super::hello::{DurableEnd, Goodbye, Hello, MembershipProof};
 use super::incoming;
+use super::queue::Letter;
 use super::shared::Shared;
 use super::snapshot::{SinkError, SnapshotOffer, SnapshotSink, SnapshotSource};
 use super::snapshot_send::{self, SnapshotSendError};
 use super::tls::{PeerTls, Service, TlsError};
 use super::witness::Witness;
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Member, NodeId};
+use crate::types::{LogIndex, Member, NodeId, RepairMessage};
 
 /// What a node does with what its peers say. Methods are called on the
 /// transport's runtime and must not block, except where they say so.
@@ -28,6 +29,9 @@ pub trait Handler: Send + Sync + 'static {
     /// A message of an authenticated, accepted peer. Two connections of one
     /// peer may overlap for a moment, so order is likely, not certain.
     fn message(&self, from: NodeId, message: Message);
+
+    /// A peer speaks of lost entries: its own, or this node's.
+    fn repair(&self, _from: NodeId, _message: RepairMessage) {}
 
     /// A connection to a peer was lost or could not be made; said again after
     /// each attempt.
@@ -262,8 +266,17 @@ impl Transport {
     /// thread; a message for an unknown peer or a full queue is dropped and
     /// counted.
     pub fn send(&self, to: NodeId, message: Message) {
+        self.post(to, Letter::Core(message));
+    }
+
+    /// As [`Transport::send`], of lost entries.
+    pub fn send_repair(&self, to: NodeId, message: RepairMessage) {
+        self.post(to, Letter::Repair(message));
+    }
+
+    fn post(&self, to: NodeId, letter: Letter) {
         match self.shared.peers.load().get(&to) {
-            Some(peer) => peer.push(message),
+            Some(peer) => peer.push(letter),
             None => self.shared.count_unroutable(),
         }
     }

@@ -19,6 +19,8 @@ impl World {
         self.is_calm = true;
         let mut dice = Dice::new(self.plan.seed, 5);
         match self.plan.finale {
+            // Drawn here, so that plans stay what they were.
+            Finale::HealAll if dice.percent(40) => self.damage_a_majority(&mut dice)?,
             Finale::HealAll => {}
             Finale::HealCore => self.heal_core(&mut dice)?,
             Finale::Bridge => self.serve_across_a_bridge(&mut dice)?,

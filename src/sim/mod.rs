@@ -27,6 +27,7 @@ mod world;
 mod server;
 
 mod processes;
+mod repairs;
 
 mod network;
 

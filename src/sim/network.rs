@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::peer::{Goodbye, Hello};
 use crate::raft::message::Message;
-use crate::types::NodeId;
+use crate::types::{NodeId, RepairMessage};
 
 use super::agenda::Moment;
 use super::coverage::Mark;
@@ -13,6 +13,15 @@ use super::options::LinkWeather;
 use super::server::Server;
 use super::tale;
 use super::world::{Event, Failure, Step, World};
+
+/// What nodes send each other.
+#[derive(Clone)]
+pub(super) enum Letter {
+    /// Of the consensus core.
+    Core(Message),
+    /// Of lost entries.
+    Repair(RepairMessage),
+}
 
 /// A message on its way.
 pub(super) struct Packet {
@@ -23,7 +32,7 @@ pub(super) struct Packet {
     /// The life it was meant for: a connection does not outlive it.
     to_life: crate::sim::history::Life,
     hello: Arc<Hello>,
-    message: Message,
+    message: Letter,
 }
 
 /// One process does not believe that another is what it says.
@@ -149,7 +158,7 @@ impl Network {
 
 impl World {
     /// A node sends a message.
-    pub fn post(&mut self, from: usize, to: NodeId, message: Message) {
+    pub fn post(&mut self, from: usize, to: NodeId, message: Letter) {
         let Some(&seat) = self.seats.get(&to) else {
             return;
         };
@@ -206,11 +215,15 @@ impl World {
         if receiver.life() != packet.to_life {
             return Ok(());
         }
-        if self.now < receiver.paused_until && receiver.node.is_some() {
+        if self.now < receiver.paused_until && receiver.is_running() {
             self.servers[to].deferred.push(Event::Arrive(packet));
             return Ok(());
         }
-        if self.network.is_cut(from, to) || receiver.node.is_none() {
+        let hears = match &packet.message {
+            Letter::Core(_) => receiver.node.is_some(),
+            Letter::Repair(_) => receiver.is_running(),
+        };
+        if self.network.is_cut(from, to) || !hears {
             self.lose(from, to);
             return Ok(());
         }
@@ -227,11 +240,20 @@ impl World {
         let sender = self.servers[from].id;
         self.story.tell(self.now, || {
             let (from, to) = (&self.servers[from].name, &self.servers[to].name);
-            format!("  {from} → {to}: {}", tale::message(&packet.message))
+            format!("  {from} → {to}: {}", tale::letter(&packet.message))
         });
-        if let Some(node) = &self.servers[to].node {
-            node.witness().note(&packet.hello, &packet.message);
-            node.deliver(sender, packet.message);
+        let receiver = &self.servers[to];
+        match (packet.message, &receiver.node, &receiver.repair) {
+            (Letter::Core(message), Some(node), _) => {
+                node.witness().note(&packet.hello, &message);
+                node.deliver(sender, message);
+            }
+            (Letter::Repair(message), Some(node), _) => node.deliver_repair(sender, message),
+            (Letter::Repair(message), None, Some(repair)) => {
+                repair.deliver(sender, message);
+                return self.repair_turn(to);
+            }
+            (_, None, _) => {}
         }
         self.request_turn(to);
         Ok(())

@@ -9,6 +9,7 @@ use crate::wal::WalError;
 use super::coverage::Mark;
 use super::dice::Dice;
 use super::history::Step as CoreStep;
+use super::network::Letter;
 use super::operator::Wishes;
 use super::server::{Ambush, Presence, Server};
 use super::tale;
@@ -79,7 +80,7 @@ impl World {
     pub fn start(&mut self, seat: usize) -> Step {
         let salt = self.dice.roll();
         let server = &mut self.servers[seat];
-        if server.node.is_some() || server.presence != Presence::Down {
+        if server.is_running() || server.presence != Presence::Down {
             return Ok(());
         }
         server.run += 1;
@@ -155,9 +156,8 @@ impl World {
                 details: format!("{name} refuses a disk that nobody damaged: {error:?}"),
             });
         }
-        server.presence = Presence::Lost;
         self.hit(Mark::DamageDetected);
-        Ok(())
+        self.begin_repair(seat, error)
     }
 
     /// The raft thread gets its turn soon.
@@ -408,7 +408,7 @@ impl World {
         self.settle(seat)
     }
 
-    fn note(&mut self, seat: usize, happening: Happening) -> Step {
+    pub fn note(&mut self, seat: usize, happening: Happening) -> Step {
         let life = self.servers[seat].life();
         match happening {
             Happening::Stepped {
@@ -434,7 +434,11 @@ impl World {
             }
             Happening::Sent { to, message } => {
                 self.check(seat, |history| history.sent(life, to, &message))?;
-                self.post(seat, to, message);
+                self.post(seat, to, Letter::Core(message));
+                Ok(())
+            }
+            Happening::SpokeOfRepair { to, message } => {
+                self.post(seat, to, Letter::Repair(message));
                 Ok(())
             }
             Happening::StreamWanted { to } => {
@@ -532,6 +536,10 @@ impl World {
     pub fn crash(&mut self, seat: usize, ending: Ending) -> Step {
         let life = self.servers[seat].life();
         let leads = self.leader() == Some(seat);
+        if self.servers[seat].repair.is_some() {
+            self.end_of_repair(seat);
+            return Ok(());
+        }
         let Some(mut node) = self.servers[seat].node.take() else {
             return Ok(());
         };

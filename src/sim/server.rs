@@ -8,10 +8,12 @@ use crate::disk::AppendMode;
 use crate::disk::{Disk, MemoryDisk};
 use crate::membership::GoDuration;
 use crate::membership::autopilot::AutopilotConfig;
-use crate::node::manual::{ManualNode, ManualOptions};
+use crate::node::manual::{ManualNode, ManualOptions, ManualRepair};
 use crate::node::{SnapshotThresholds, node_number};
 use crate::peer::hello::{Roll, judge};
-use crate::peer::{DurableEnd, Goodbye, Hello, MembershipProof, Run};
+use crate::peer::{
+    DurableEnd, Goodbye, Hello, MembershipProof, Run, SnapshotOffer, SnapshotSink, SnapshotSource,
+};
 use crate::raft::{Config, ReadMode};
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId};
 use crate::wal::WalOptions;
@@ -31,6 +33,8 @@ pub(super) const CLUSTER: ClusterId = ClusterId([0x5C; 16]);
 pub(super) enum Presence {
     /// Its process runs (or stands still).
     Up,
+    /// Its process runs, has no core, and repairs its log.
+    Repairing,
     /// Its process ended; another start is planned.
     Down,
     /// Its process ended and does not start until all is healed.
@@ -57,6 +61,8 @@ pub(super) struct Server {
     pub clock: Clock,
     pub presence: Presence,
     pub node: Option<ManualNode>,
+    /// Instead of a node.
+    pub repair: Option<ManualRepair>,
     /// Counts processes, so that events meant for a former one are known.
     pub run: u64,
     /// When the raft thread gets its next turn.
@@ -114,6 +120,7 @@ impl Server {
             clock,
             presence: Presence::Down,
             node: None,
+            repair: None,
             run: 0,
             wake_at: None,
             apply_is_due: false,
@@ -194,6 +201,35 @@ impl Server {
             run: node.map(ManualNode::run).unwrap_or_default(),
             durable: node.map(ManualNode::durable_end).unwrap_or_default(),
             ..Hello::clone(&self.book.hello)
+        }
+    }
+
+    /// Whether it has a process.
+    pub fn is_running(&self) -> bool {
+        self.node.is_some() || self.repair.is_some()
+    }
+
+    /// The newest snapshot of its process, for a peer.
+    pub fn newest_snapshot(&self) -> Option<Arc<dyn SnapshotSource>> {
+        match (&self.node, &self.repair) {
+            (Some(node), _) => node.newest_snapshot(),
+            (None, repair) => repair.as_ref()?.newest_snapshot(),
+        }
+    }
+
+    /// A peer offers its process a snapshot.
+    ///
+    /// # Errors
+    /// It is of no use here, or there is no process.
+    pub fn accept_snapshot(
+        &self,
+        from: NodeId,
+        offer: &SnapshotOffer,
+    ) -> Result<Box<dyn SnapshotSink>, String> {
+        match (&self.node, &self.repair) {
+            (Some(node), _) => node.accept_snapshot(from, offer),
+            (None, Some(repair)) => repair.accept_snapshot(from, offer),
+            (None, None) => Err("the receiver is gone".to_owned()),
         }
     }
 

@@ -69,7 +69,7 @@ impl World {
             run,
             to: to_id,
         };
-        let source = server.node.as_ref().and_then(|node| node.newest_snapshot());
+        let source = server.newest_snapshot();
         let seat = self.seats.get(&to_id).copied();
         let (Some(source), Some(to)) = (source, seat) else {
             self.agenda.add(self.now, fail);
@@ -106,7 +106,7 @@ impl World {
         let awake = self.servers[stream.from]
             .paused_until
             .max(self.servers[stream.to].paused_until);
-        if self.now < awake && self.servers[stream.to].node.is_some() {
+        if self.now < awake && self.servers[stream.to].is_running() {
             self.streams.open.insert(number, stream);
             self.agenda.add(awake, Event::Stream(number));
             return Ok(());
@@ -157,10 +157,10 @@ impl World {
         let (from, to) = (stream.from, stream.to);
         let failed = |reason: &str| Progress::Failed(reason.to_owned());
         let (sender, receiver) = (&self.servers[from], &self.servers[to]);
-        if sender.node.is_none() || sender.run != stream.from_run {
+        if !sender.is_running() || sender.run != stream.from_run {
             return failed("the sender is gone");
         }
-        if receiver.node.is_none() {
+        if !receiver.is_running() {
             return failed("the receiver is gone");
         }
         if receiver.run != stream.to_run {
@@ -175,11 +175,8 @@ impl World {
             return failed("refused");
         }
         let (sender, receiver) = (&self.servers[from], &self.servers[to]);
-        let Some(node) = &receiver.node else {
-            return failed("the receiver is gone");
-        };
         let Some(sink) = &mut stream.sink else {
-            let accepted = node.accept_snapshot(sender.id, &stream.offer);
+            let accepted = receiver.accept_snapshot(sender.id, &stream.offer);
             return match accepted {
                 Ok(sink) => {
                     if sink.held() > 0 {

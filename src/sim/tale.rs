@@ -6,8 +6,9 @@ use crate::codec::crc32;
 use crate::raft::message::{AppendResult, Message};
 use crate::raft::{Effect, Input, Role, Status};
 use crate::store::View;
-use crate::types::LogWrite;
+use crate::types::{LogWrite, RepairMessage};
 
+use super::network::Letter;
 use super::world::World;
 
 /// A digest of everything a store holds.
@@ -116,6 +117,30 @@ fn write(world: &World, write: &LogWrite) -> String {
         let _ = write!(text, " entries {:?}..={:?}", first.index, last.index);
     }
     text
+}
+
+pub(super) fn letter(letter: &Letter) -> String {
+    match letter {
+        Letter::Core(core) => message(core),
+        Letter::Repair(RepairMessage::Ask(ask)) => {
+            let (first, last, anchor) = (ask.first, ask.last, ask.anchor);
+            format!("lost {first:?} to {last:?}, anchored at {anchor:?}: who has them?")
+        }
+        Letter::Repair(RepairMessage::Answer(answer)) => {
+            let entries = answer.entries.iter().map(|entry| (entry.index, entry.term));
+            format!(
+                "of {:?} to {:?}, anchor held {}: {:?}; committed {:?}, log from {:?}, snapshot {:?}",
+                answer.ask.first,
+                answer.ask.last,
+                answer.is_anchored,
+                entries.collect::<Vec<_>>(),
+                answer.committed,
+                answer.log_first,
+                answer.snapshot_index
+            )
+        }
+        Letter::Repair(RepairMessage::AskSnapshot) => "a snapshot, please".to_owned(),
+    }
 }
 
 pub(super) fn message(message: &Message) -> String {

@@ -58,6 +58,8 @@ pub(super) enum Event {
     Start { seat: usize },
     /// A client loses patience.
     GiveUp(GaveUp),
+    /// A node that repairs its log asks again.
+    RepairRound { seat: usize, run: u64 },
     /// The operator looks after lost members.
     Care,
 }
@@ -147,7 +149,7 @@ impl World {
         // A process that stands still does nothing; its time comes later.
         if let Some((seat, run)) = event.process() {
             let server = &self.servers[seat];
-            if server.node.is_none() || server.run != run {
+            if !server.is_running() || server.run != run {
                 return Ok(());
             }
             if self.now < server.paused_until {
@@ -180,7 +182,12 @@ impl World {
                 goodbye,
                 ..
             } => {
-                if let Some(node) = &self.servers[seat].node {
+                let server = &self.servers[seat];
+                if let Some(repair) = &server.repair {
+                    repair.refused(peer, &goodbye);
+                    return self.repair_turn(seat);
+                }
+                if let Some(node) = &server.node {
                     node.refused(peer, &goodbye);
                 }
                 self.request_turn(seat);
@@ -204,6 +211,7 @@ impl World {
                 self.give_up(gave_up);
                 Ok(())
             }
+            Event::RepairRound { seat, .. } => self.repair_round(seat),
             Event::Care => self.care(),
         }
     }
@@ -264,6 +272,7 @@ impl Event {
             | Self::SnapshotEnds { seat, run }
             | Self::Forget { seat, run }
             | Self::PowerFails { seat, run }
+            | Self::RepairRound { seat, run }
             | Self::Notice { seat, run, .. }
             | Self::Refused { seat, run, .. }
             | Self::StreamFailed { seat, run, .. } => Some((*seat, *run)),

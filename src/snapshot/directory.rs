@@ -8,6 +8,7 @@ use crate::disk::{Disk, File};
 use crate::types::{ClusterId, LogIndex, SnapshotMeta, StateHeader, Term};
 
 use super::format::Header;
+use super::reader::meta_of;
 use super::receiver::{SnapshotReceiver, StagedSnapshot};
 use super::temporary::TemporaryFile;
 use super::{SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
@@ -101,6 +102,19 @@ impl SnapshotDirectory {
     #[must_use]
     pub fn broken(&self) -> Vec<BrokenSnapshot> {
         self.contents().broken.clone()
+    }
+
+    /// What the files cover whose header is whole, the broken ones included.
+    #[must_use]
+    pub fn covers(&self) -> Vec<SnapshotMeta> {
+        let (sound, broken) = (self.all(), self.broken());
+        let mut all: Vec<SnapshotMeta> = sound.into_iter().map(|info| info.meta).collect();
+        for file in broken {
+            let opened = self.open_file(&file.path);
+            let meta = opened.and_then(|opened| meta_of(opened.as_ref(), &file.path));
+            all.extend(meta);
+        }
+        all
     }
 
     /// Begins to write a snapshot.

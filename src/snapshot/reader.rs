@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use crate::disk::File;
-use crate::types::Record;
+use crate::types::{Record, SnapshotMeta};
 
 use super::format::{self, Chunk, Footer, FormatError, Header, RecordHead};
 use super::writer::sha256_of;
@@ -233,6 +233,17 @@ impl Content {
         let next = self.footer.chunks.get(self.next);
         next.map_or(self.footer_offset, |chunk| chunk.offset)
     }
+}
+
+/// What a file says that it covers, whatever became of the rest of it.
+///
+/// # Errors
+/// The header is damaged or of a newer format, or the disk failed.
+pub(super) fn meta_of(file: &dyn File, path: &Path) -> Result<SnapshotMeta, SnapshotError> {
+    let length = file.length().map_err(SnapshotError::Disk)?;
+    let header = read_header(file, path, length)?;
+    let header = Header::decode(&header).map_err(|error| flaw(path, 0, error))?;
+    Ok(header.meta)
 }
 
 fn read_header(file: &dyn File, path: &Path, length: u64) -> Result<Vec<u8>, SnapshotError> {

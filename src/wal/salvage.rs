@@ -10,7 +10,8 @@
 //! A log can be salvaged if an intact batch header lies behind every damaged
 //! place: every header carries the hard state, which only grows, and the end
 //! of the log before it. Otherwise a vote or the end may be lost, and only a
-//! new life of the directory is safe.
+//! new life of the directory is safe. The same holds if a damaged log seems to
+//! end in a write cut short.
 //!
 //! Nothing here changes a file of the damaged log. The new one begins with one
 //! segment, written, synced and read again before it gets its name: a segment
@@ -106,7 +107,7 @@ pub fn salvage(
     let newest = segments
         .iter()
         .filter_map(|(_, it)| it.as_ref().ok())
-        .last();
+        .next_back();
     let Some(newest) = newest.map(|segment| segment.header) else {
         return Err(unknown_end(segments[0].0));
     };
@@ -271,6 +272,14 @@ fn count_of_log(segments: &Segments, found: &[Found]) -> Result<usize, WalError>
     let Some(last) = found[..count].last() else {
         return Err(unknown_end(segments[0].0));
     };
+    // A write cut short may end a log. With damage before it, it may as well be
+    // more damage, to something acknowledged: then nobody can tell.
+    let is_damaged = found[..count]
+        .iter()
+        .any(|batch| batch.gap.is_some() || !batch.is_intact);
+    if is_damaged && (count < found.len() || !ends_in_zeros(segments, last)) {
+        return Err(unknown_end(last.segment));
+    }
     // Behind the last batch: nothing, or one segment that was never begun.
     let later: Vec<_> = segments
         .iter()
@@ -290,6 +299,16 @@ fn count_of_log(segments: &Segments, found: &[Found]) -> Result<usize, WalError>
         true => Ok(count),
         false => Err(unknown_end(last.segment + 1)),
     }
+}
+
+/// Whether nothing was ever written behind the last batch of a segment.
+fn ends_in_zeros(segments: &Segments, last: &Found) -> bool {
+    let segment = segments.iter().find(|(it, _)| *it == last.segment);
+    let Some((_, Ok(segment))) = segment else {
+        return false;
+    };
+    let end = end_of(&last.header).0 - segment.header.base_lsn.0;
+    last.header.has(SEAL) || segment.is_zero_from(end)
 }
 
 impl Salvage {

@@ -4,6 +4,7 @@
 mod cluster;
 
 mod crashes;
+mod repairs;
 
 mod identity;
 mod lifecycle;

@@ -185,6 +185,34 @@ fn damage_after_a_reset_is_mended() {
     assert!(counts.rewritten > 0 && counts.fetched > 0);
 }
 
+/// The end may be a write that was cut short, or more damage: nobody can tell.
+#[test]
+fn damaged_log_with_a_doubtful_end_is_refused() {
+    let history = history();
+    let paths = segment_paths(&history.disk);
+    let begun = |path: &&std::path::PathBuf| {
+        let map = history.disk.map(path).unwrap();
+        map.bytes()[BLOCK as usize..].starts_with(b"HFB1")
+    };
+    let newest = paths.iter().rev().find(begun).unwrap();
+    let map = history.disk.map(newest).unwrap();
+    let blocks = map.bytes().chunks(BLOCK as usize);
+    let mut last = blocks.enumerate().filter(|(_, it)| it.starts_with(b"HFB1"));
+    let (last, _) = last.next_back().unwrap();
+    let torn = history.disk.duplicate();
+    torn.overwrite(newest, last as u64 * BLOCK + 200, &[0; 500])
+        .unwrap();
+    // By itself it is a write cut short.
+    assert!(open(&torn.duplicate(), options(BLOCKS)).is_ok());
+    torn.overwrite(&paths[0], 2 * BLOCK, &[0; 4096]).unwrap();
+    let refused = salvage(&torn, dir(), None);
+    assert!(matches!(refused, Err(WalError::Damaged(_))), "{refused:?}");
+    // With a sound end the damage is mended.
+    let sound = history.disk.duplicate();
+    sound.overwrite(&paths[0], 2 * BLOCK, &[0; 4096]).unwrap();
+    assert!(salvage(&sound, dir(), None).is_ok());
+}
+
 #[test]
 fn entries_that_lost_ones_replaced_do_not_come_back() {
     // Entry 2 of term 1 is replaced by a batch that is lost.

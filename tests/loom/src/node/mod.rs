@@ -21,6 +21,9 @@ mod belonging;
 #[path = "../../../../src/node/peers.rs"]
 mod peers;
 
+#[path = "../../../../src/node/repair.rs"]
+mod repair;
+
 #[path = "../../../../src/node/ports.rs"]
 mod ports;
 

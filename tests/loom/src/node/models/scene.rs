@@ -27,7 +27,7 @@ use crate::store::{Store, View};
 use crate::sync::queue::Receiver;
 use crate::types::{
     ClusterId, Command, Entry, EntryPayload, Incarnation, LogIndex, Member, Membership, Millis,
-    NodeId, Operation, Term, Transaction,
+    NodeId, Operation, RepairMessage, Term, Transaction,
 };
 use crate::wal::{Identity, Wal, WalOptions};
 
@@ -50,6 +50,7 @@ struct Nobody;
 
 impl Peers for Nobody {
     fn send(&self, _to: NodeId, _message: Message) {}
+    fn send_repair(&self, _to: NodeId, _message: RepairMessage) {}
     fn stream_snapshot(&self, _to: NodeId) {}
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
     fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}

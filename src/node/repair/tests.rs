@@ -1,0 +1,228 @@
+//! What is asked, what is believed: over real logs on a disk in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::{AppendMode, Disk, MemoryDisk};
+use crate::types::{ClusterId, EntryPayload, HardState, Incarnation, LogWrite};
+use crate::wal::{Identity, Wal, WalOptions, salvage};
+
+use super::*;
+
+const BLOCK: u64 = 4096;
+const NO_SNAPSHOT: Position = (LogIndex(0), Term(0));
+
+fn dir() -> &'static Path {
+    Path::new("/log")
+}
+
+fn entry(index: u64, term: u64) -> Entry {
+    Entry {
+        index: LogIndex(index),
+        term: Term(term),
+        payload: EntryPayload::Command(Arc::from(vec![index as u8, term as u8])),
+    }
+}
+
+/// A log of entries of these terms, a batch each, the last one promised.
+fn log(terms: &[u64], commit: u64) -> (MemoryDisk, Wal) {
+    let disk = MemoryDisk::new();
+    let identity = Identity {
+        cluster: ClusterId([1; 16]),
+        node: NodeId(1),
+        incarnation: Incarnation(1),
+    };
+    let options = WalOptions {
+        segment_bytes: 64 * BLOCK,
+        batch_bytes_max: 1 << 16,
+        prepare_in_background: false,
+        append: AppendMode::Direct,
+        salt_seed: 1,
+    };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut wal = Wal::create(shared, dir(), identity, options).unwrap();
+    for (position, term) in terms.iter().enumerate() {
+        let write = LogWrite {
+            entries: vec![entry(position as u64 + 1, *term)],
+            ..LogWrite::default()
+        };
+        wal.append(&[write]).unwrap();
+    }
+    let hard_state = HardState {
+        term: Term(*terms.last().unwrap()),
+        vote: None,
+        commit_index: LogIndex(commit),
+    };
+    let last = LogWrite {
+        hard_state: Some(hard_state),
+        ..LogWrite::default()
+    };
+    wal.append(&[last]).unwrap();
+    wal.mark_idle().unwrap();
+    (disk, wal)
+}
+
+/// The same log with these entries' batches lost, under repair.
+fn patient(terms: &[u64], commit: u64, lost: &[u64]) -> Repair {
+    let (disk, wal) = log(terms, commit);
+    drop(wal);
+    let names = disk.list(dir()).unwrap();
+    let name = names.iter().find(|name| name.ends_with(".wal")).unwrap();
+    for index in lost {
+        let path = dir().join(name);
+        disk.overwrite(&path, index * BLOCK, &[0; BLOCK as usize])
+            .unwrap();
+    }
+    let salvage = salvage(&disk, dir(), None).unwrap();
+    Repair::new(salvage, NO_SNAPSHOT, [NodeId(2), NodeId(3)].into_iter())
+}
+
+/// Peers answer every word until nobody has more to say.
+fn converse(repair: &mut Repair, peers: &[(NodeId, &dyn Held, u64, u64)]) {
+    let mut words = repair.round();
+    let mut count = 0;
+    while let Some((to, message)) = words.pop() {
+        count += 1;
+        assert!(count < 1000, "they talk for ever");
+        let RepairMessage::Ask(ask) = message else {
+            continue;
+        };
+        let peer = peers.iter().find(|(id, ..)| *id == to);
+        if let Some((id, held, commit, snapshot)) = peer {
+            let told = answer(*held, ask, LogIndex(*commit), LogIndex(*snapshot));
+            words.extend(repair.handle(*id, told));
+        }
+    }
+}
+
+#[test]
+fn exactly_the_lost_entries_are_fetched() {
+    let terms = [1, 1, 2, 2, 2, 3];
+    let mut repair = patient(&terms, 4, &[2, 5]);
+    let (_disk, wal) = log(&terms, 6);
+    assert!(!repair.is_whole());
+    for _ in 0..3 {
+        converse(&mut repair, &[(NodeId(2), &wal.reader(), 6, 0)]);
+    }
+    assert!(repair.is_whole());
+    assert_eq!(repair.progress().missing, 0);
+    for index in 1..=6 {
+        let term = terms[index as usize - 1];
+        let held = repair.salvage().entry(LogIndex(index));
+        assert_eq!(held, Some(&entry(index, term)));
+    }
+}
+
+#[test]
+fn two_patients_help_each_other() {
+    let terms = [1, 1, 1, 1, 1, 1];
+    let mut one = patient(&terms, 0, &[2]);
+    let mut other = patient(&terms, 0, &[4]);
+    let given = other.salvage().clone();
+    converse(&mut one, &[(NodeId(2), &given, 0, 0)]);
+    let given = one.salvage().clone();
+    converse(&mut other, &[(NodeId(2), &given, 0, 0)]);
+    assert!(one.is_whole() && other.is_whole());
+}
+
+#[test]
+fn entries_of_another_term_are_not_believed() {
+    let mut repair = patient(&[2, 2, 2, 2], 0, &[3]);
+    let (_disk, wal) = log(&[2, 2, 3, 3], 1);
+    for _ in 0..3 {
+        converse(&mut repair, &[(NodeId(2), &wal.reader(), 1, 0)]);
+    }
+    assert!(!repair.is_whole());
+    assert_eq!(repair.progress().fetched, 0);
+    assert_eq!(repair.salvage().last(), (LogIndex(4), Term(2)));
+}
+
+#[test]
+fn what_was_committed_instead_ends_the_log() {
+    let mut repair = patient(&[1, 2, 2, 2], 1, &[3]);
+    let (_disk, wal) = log(&[1, 2, 3, 3], 4);
+    for _ in 0..3 {
+        converse(&mut repair, &[(NodeId(2), &wal.reader(), 4, 0)]);
+    }
+    assert!(repair.is_whole());
+    assert_eq!(repair.salvage().last(), (LogIndex(3), Term(3)));
+}
+
+#[test]
+fn snapshot_is_asked_for_when_entries_do_not_come() {
+    let mut repair = patient(&[1, 1, 1, 1, 1], 5, &[2]);
+    let asked = |repair: &mut Repair| {
+        let words = repair.round();
+        words.contains(&(NodeId(3), RepairMessage::AskSnapshot))
+    };
+    // Nobody said yet that there is one.
+    assert!((0..20).all(|_| !asked(&mut repair)));
+    let ask = RepairAsk {
+        first: LogIndex(2),
+        last: LogIndex(2),
+        anchor: (LogIndex(2), Term(1)),
+    };
+    let told = RepairMessage::Answer(RepairAnswer {
+        ask,
+        is_anchored: false,
+        entries: Vec::new(),
+        commit_index: LogIndex(9),
+        committed: None,
+        log_first: LogIndex(5),
+        snapshot_index: LogIndex(4),
+    });
+    repair.handle(NodeId(3), told);
+    assert!((0..20).any(|_| asked(&mut repair)));
+    repair.use_snapshot((LogIndex(4), Term(1)));
+    assert!(repair.is_whole());
+    // An older one takes nothing back.
+    repair.use_snapshot((LogIndex(1), Term(1)));
+    assert_eq!(repair.snapshot().0, LogIndex(4));
+}
+
+#[test]
+fn strangers_are_not_listened_to() {
+    let mut repair = patient(&[1, 1, 1], 3, &[2]);
+    let (_disk, wal) = log(&[1, 1, 1], 3);
+    let ask = RepairAsk {
+        first: LogIndex(2),
+        last: LogIndex(2),
+        anchor: (LogIndex(2), Term(1)),
+    };
+    let told = answer(&wal.reader(), ask, LogIndex(3), LogIndex(0));
+    assert!(repair.handle(NodeId(9), told).is_empty());
+    assert!(!repair.is_whole());
+}
+
+#[test]
+fn answers_are_bounded_and_within_the_question() {
+    let (_disk, wal) = log(&[1, 1, 2, 2], 4);
+    let reader = wal.reader();
+    let told = |first: u64, last: u64, anchor: (u64, u64)| {
+        let ask = RepairAsk {
+            first: LogIndex(first),
+            last: LogIndex(last),
+            anchor: (LogIndex(anchor.0), Term(anchor.1)),
+        };
+        match answer(&reader, ask, LogIndex(4), LogIndex(0)) {
+            RepairMessage::Answer(answer) => {
+                let indexes = answer.entries.iter().map(|entry| entry.index.0);
+                (answer.is_anchored, indexes.collect::<Vec<_>>())
+            }
+            _ => unreachable!(),
+        }
+    };
+    assert_eq!(told(2, 3, (4, 2)), (true, vec![2, 3]));
+    // Without the anchor only entries of its term.
+    assert_eq!(told(1, 4, (9, 2)), (false, vec![3, 4]));
+    assert_eq!(told(1, 4, (9, 7)), (false, vec![]));
+    // Nonsense.
+    for (first, last, anchor) in [
+        (3, 2, (4, 2)),
+        (2, 9, (4, 2)),
+        (0, 0, (0, 0)),
+        (7, 8, (8, 2)),
+    ] {
+        assert_eq!(told(first, last, anchor).1, Vec::<u64>::new());
+    }
+}

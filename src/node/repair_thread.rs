@@ -1,0 +1,303 @@
+//! The life of a repair (D-030): from a damaged directory to one that opens.
+//!
+//! The thread takes the same queue that the raft thread would: words of peers
+//! come by it, and the order to stop. Messages of consensus are dropped, as if
+//! this node were down.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::disk::Disk;
+use crate::snapshot::SnapshotError;
+use crate::store::Store;
+use crate::sync::queue::{Nothing, Receiver};
+use crate::sync::{Mutex, MutexGuard};
+use crate::types::{
+    ClusterId, EntryPayload, LogIndex, Membership, NodeId, RepairMessage, SnapshotMeta, Term,
+};
+use crate::wal::{Position, Salvage, WalError, WalOptions, salvage};
+
+use super::error::NodeError;
+use super::event::Event;
+use super::identity::DirectoryIdentity;
+use super::peers::Peers;
+use super::repair::{Repair, RepairProgress};
+use super::snapshots::Snapshots;
+use super::wal_thread::chain;
+
+/// A directory whose damage can be repaired.
+pub(super) struct Patient {
+    pub repair: Repair,
+    pub cluster: ClusterId,
+    /// The newest membership that is known for certain, and where.
+    pub membership: (LogIndex, Arc<Membership>),
+}
+
+/// Whether a node that does not open for this reason may be repaired.
+pub(super) fn is_damage(error: &NodeError) -> bool {
+    matches!(
+        error,
+        NodeError::Log(WalError::Damaged(_)) | NodeError::Gap { .. }
+    )
+}
+
+/// Looks at a damaged directory: sets aside snapshots that cannot be read,
+/// brings `store` (empty, or what this process already applied) as far as is
+/// certain. The log is not touched. Blocks.
+///
+/// # Errors
+/// [`NodeError::Unrepairable`]; another node's log, the disk.
+pub(super) fn examine(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    identity: &DirectoryIdentity,
+    snapshots: &Snapshots,
+    store: &mut Store,
+) -> Result<Patient, NodeError> {
+    let salvage = match salvage(&**disk, directory, None) {
+        Ok(salvage) => salvage,
+        Err(error @ WalError::Damaged(_)) => {
+            return Err(NodeError::Unrepairable(error.to_string()));
+        }
+        Err(error) => return Err(NodeError::Log(error)),
+    };
+    let owner = salvage.identity();
+    if owner.node != identity.id || owner.incarnation != identity.incarnation {
+        return Err(NodeError::ForeignLog {
+            directory: directory.display().to_string(),
+        });
+    }
+    let snapshot = newest_snapshot(snapshots, store)?;
+    let position = snapshot.map_or(NO_SNAPSHOT, |it| (it.index, it.term));
+    let membership = newest_membership(&salvage, snapshots, position);
+    apply_certain(&salvage, position, store);
+    let peers = membership.1.members.keys().copied();
+    let peers: Vec<NodeId> = peers.filter(|id| *id != identity.id).collect();
+    if peers.is_empty() {
+        let reason = "no other member of the cluster is known";
+        return Err(NodeError::Unrepairable(reason.into()));
+    }
+    Ok(Patient {
+        repair: Repair::new(salvage, position, peers.into_iter()),
+        cluster: owner.cluster,
+        membership,
+    })
+}
+
+const NO_SNAPSHOT: Position = (LogIndex(0), Term(0));
+
+/// Loads the newest snapshot that can be read, unless the store is past it;
+/// sets aside all that cannot.
+fn newest_snapshot(
+    snapshots: &Snapshots,
+    store: &mut Store,
+) -> Result<Option<SnapshotMeta>, NodeError> {
+    let mut newest = None;
+    for info in snapshots.newest_first() {
+        if let Err(error) = snapshots.directory().verify(&info) {
+            if !matches!(error, SnapshotError::Damaged { .. }) {
+                return Err(NodeError::Snapshots(error));
+            }
+            let set_aside = snapshots.directory().set_aside(&info, &error);
+            set_aside.map_err(NodeError::Snapshots)?;
+            continue;
+        }
+        if newest.is_none() && store.applied_index() < info.meta.index {
+            let loaded = snapshots.load_into(store, &info.meta);
+            loaded.map_err(|error| NodeError::Load(chain(&error)))?;
+        }
+        newest.get_or_insert(info.meta);
+    }
+    Ok(newest)
+}
+
+/// Executes what is committed and here, up to the first loss: enough, with
+/// luck, to unseal this node.
+fn apply_certain(salvage: &Salvage, snapshot: Position, store: &mut Store) {
+    let commit = salvage.hard_state().commit_index;
+    if !salvage.continues(snapshot) {
+        return;
+    }
+    while store.applied_index() < commit
+        && let Some(entry) = salvage.entry(store.applied_index().next())
+    {
+        store.apply(entry);
+    }
+}
+
+/// The newest membership that anything readable tells of, a snapshot whose
+/// content is lost included: it says whom to ask, no more.
+fn newest_membership(
+    salvage: &Salvage,
+    snapshots: &Snapshots,
+    snapshot: Position,
+) -> (LogIndex, Arc<Membership>) {
+    let covers = snapshots.directory().covers().into_iter();
+    let mut newest = covers
+        .map(|meta| (meta.membership_index, meta.membership))
+        .max_by_key(|(index, _)| *index)
+        .unwrap_or_default();
+    for index in snapshot.0.0 + 1..=salvage.last().0.0 {
+        if let Some(entry) = salvage.entry(LogIndex(index))
+            && let EntryPayload::Membership(membership) = &entry.payload
+            && newest.0 <= entry.index
+        {
+            newest = (entry.index, Arc::clone(membership));
+        }
+    }
+    newest
+}
+
+/// Where a repair shows how far it is.
+#[derive(Default)]
+pub(super) struct RepairBoard(Mutex<Option<RepairProgress>>);
+
+impl RepairBoard {
+    /// `None`: nothing is being repaired.
+    pub fn newest(&self) -> Option<RepairProgress> {
+        *self.lock()
+    }
+
+    pub fn set(&self, progress: Option<RepairProgress>) {
+        *self.lock() = progress;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RepairProgress>> {
+        // Every change is one store: a panic elsewhere left it whole.
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Everything the thread owns.
+pub(super) struct RepairThread {
+    pub repair: Repair,
+    pub events: Receiver<Event>,
+    pub peers: Arc<dyn Peers>,
+    pub snapshots: Arc<Snapshots>,
+    pub board: Arc<RepairBoard>,
+    pub disk: Arc<dyn Disk>,
+    pub directory: PathBuf,
+    pub options: WalOptions,
+}
+
+/// How a repair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The directory opens.
+    Whole,
+    /// The node is being sealed.
+    Stopped,
+}
+
+impl RepairThread {
+    /// Asks until nothing is missing, then writes the log anew.
+    ///
+    /// # Errors
+    /// The disk failed; the damaged log is as it was.
+    pub fn run(mut self) -> Result<Ending, String> {
+        let mut next_round = Instant::now();
+        while !self.repair.is_whole() {
+            let now = Instant::now();
+            if next_round <= now {
+                next_round = now + ROUND;
+                self.round()?;
+                continue;
+            }
+            match self.events.recv_timeout(next_round - now) {
+                Ok(Event::Stop) | Err(Nothing::Ever) => return Ok(Ending::Stopped),
+                Ok(event) => self.handle(event)?,
+                Err(Nothing::Yet) => {}
+            }
+        }
+        self.finish()?;
+        Ok(Ending::Whole)
+    }
+
+    /// Asks everybody again, and takes a snapshot that has arrived.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn round(&mut self) -> Result<(), String> {
+        if let Some(meta) = self.snapshots.publish_staged(self.repair.snapshot().0)? {
+            tracing::info!(index = meta.index.0, "a snapshot of a peer is here");
+            self.repair.use_snapshot((meta.index, meta.term));
+        }
+        let words = self.repair.round();
+        self.send(words);
+        let progress = self.repair.progress();
+        self.show(progress);
+        if progress.idle_rounds > 0 && progress.idle_rounds.is_multiple_of(LONG_ROUNDS) {
+            tracing::warn!(
+                %progress,
+                "no peer gives what this node lost: start the other members; if its other \
+                 copies are lost for good, remove this node from the cluster, empty its data \
+                 directory, and let it join again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Something was queued.
+    ///
+    /// # Errors
+    /// This node was removed from its cluster: nobody will help it.
+    pub fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Repair {
+                from,
+                message: RepairMessage::AskSnapshot,
+                ..
+            } => self.peers.stream_snapshot(from),
+            Event::Repair { from, message, .. } => {
+                let words = self.repair.handle(from, message);
+                self.send(words);
+                self.show(self.repair.progress());
+            }
+            Event::Excluded(proof) if self.repair.salvage().last().0 < proof.index => {
+                return Err(format!(
+                    "this node is damaged, and was removed from its cluster by the membership at \
+                     log position {}: empty its data directory and let it join again",
+                    proof.index
+                ));
+            }
+            // As if this node were down.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the log anew; blocks.
+    ///
+    /// # Errors
+    /// The disk failed, or has no room; the damaged log is as it was.
+    pub fn finish(&self) -> Result<(), String> {
+        let (salvage, snapshot) = (self.repair.salvage(), self.repair.snapshot());
+        let progress = self.repair.progress();
+        tracing::info!(%progress, last = salvage.last().0.0, "writing the repaired log");
+        salvage
+            .rewrite(&self.disk, &self.directory, snapshot, &self.options)
+            .map_err(|error| chain(&error))
+    }
+
+    fn send(&self, words: super::repair::Words) {
+        for (to, message) in words {
+            self.peers.send_repair(to, message);
+        }
+    }
+
+    fn show(&self, progress: RepairProgress) {
+        let before = self.board.newest();
+        if before.map(|before| before.missing) != Some(progress.missing) {
+            tracing::info!(%progress, "repairing the log from peers");
+        }
+        self.board.set(Some(progress));
+    }
+}
+
+/// How often everybody is asked again.
+pub(super) const ROUND: Duration = Duration::from_millis(200);
+/// After so many rounds without progress it is said aloud.
+const LONG_ROUNDS: u64 = 150;

@@ -1,0 +1,186 @@
+//! Bits flipped in the files of nodes that are down: repaired from the others
+//! by real threads over real connections, or refused with the way out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast::disk::AppendMode;
+use holdfast::node::{NodeError, RaftNode};
+use holdfast::physical::Physical;
+
+use crate::cluster::{Cluster, Home, Shape, confirmed, eventually};
+
+const SHAPE: Shape = Shape {
+    snapshot_entries: 60,
+    trailing_entries: 10,
+    segment_bytes: 64 << 10,
+    in_memory: false,
+};
+const VALUES: usize = 75;
+const BLOCK: usize = 4096;
+
+fn value(number: usize) -> String {
+    format!("{number}-{}", "x".repeat(2000))
+}
+
+/// Three nodes with a snapshot and a log of several segments behind it.
+async fn loaded(append: AppendMode) -> Cluster {
+    let mut cluster = Cluster::of(3, SHAPE).await;
+    for index in 0..3 {
+        cluster.down(index).await;
+        cluster.members[index].options.wal.append = append;
+    }
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    for number in 0..VALUES {
+        cluster.write(&format!("k/{number}"), &value(number)).await;
+    }
+    cluster
+}
+
+fn files(cluster: &Cluster, index: usize, folder: &str, suffix: &str) -> Vec<PathBuf> {
+    let Home::Folder(home) = &cluster.members[index].home else {
+        panic!("a folder");
+    };
+    let listed = std::fs::read_dir(home.path().join("data").join(folder)).unwrap();
+    let paths = listed.map(|file| file.unwrap().path());
+    let mut files: Vec<_> = paths
+        .filter(|path| path.to_str().unwrap().ends_with(suffix))
+        .collect();
+    files.sort();
+    files
+}
+
+fn change(path: &Path, how: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    how(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Every batch header in a segment, by block.
+fn batches(path: &Path) -> Vec<usize> {
+    let bytes = std::fs::read(path).unwrap();
+    let blocks = bytes.chunks(BLOCK).enumerate();
+    blocks
+        .filter(|(_, block)| block.starts_with(b"HFB1"))
+        .map(|(block, _)| block)
+        .collect()
+}
+
+/// Flips a bit in the payload, or in the header, of a batch in the middle.
+fn flip(path: &Path, in_header: bool) {
+    let batches = batches(path);
+    let block = batches[batches.len() / 2];
+    let offset = block * BLOCK + if in_header { 50 } else { 300 };
+    change(path, |bytes| bytes[offset] ^= 4);
+}
+
+async fn check_all(cluster: &mut Cluster, index: usize) {
+    let node = Arc::clone(cluster.members[index].node());
+    eventually("it is whole again", async || {
+        node.repair_progress().is_none() && confirmed_soon(&node).await
+    })
+    .await;
+    for number in 0..VALUES {
+        let found = confirmed(&node, &format!("k/{number}")).await;
+        assert_eq!(found, Some(value(number)), "k/{number}");
+    }
+}
+
+async fn confirmed_soon(node: &Arc<RaftNode>) -> bool {
+    node.confirmed().await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_follower_repairs_itself() {
+    for append in [AppendMode::Direct, AppendMode::Mapped] {
+        let mut cluster = loaded(append).await;
+        for in_header in [false, true] {
+            let victim = cluster.followers().await[0];
+            cluster.down(victim).await;
+            let segments = files(&cluster, victim, "wal", ".wal");
+            for segment in &segments {
+                if batches(segment).len() > 2 {
+                    flip(segment, in_header);
+                }
+            }
+            cluster.restart(victim).await;
+            check_all(&mut cluster, victim).await;
+            cluster.write("after", "1").await;
+        }
+    }
+}
+
+/// Nobody leads while two of three repair: they need no leader for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_majority_repairs_itself_before_anybody_leads() {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    for index in 0..3 {
+        cluster.down(index).await;
+    }
+    for (index, in_header) in [(0, true), (1, false)] {
+        let segments = files(&cluster, index, "wal", ".wal");
+        let filled = segments.iter().filter(|path| batches(path).len() > 2);
+        // Another one on each.
+        flip(filled.rev().nth(index).unwrap(), in_header);
+    }
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    for index in 0..3 {
+        check_all(&mut cluster, index).await;
+    }
+    cluster.write("after", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_snapshots_come_from_a_peer() {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    let victim = cluster.followers().await[0];
+    cluster.down(victim).await;
+    // All but the oldest, so that the log does not reach back to a good one.
+    let snapshots = files(&cluster, victim, "snapshots", "");
+    for snapshot in snapshots.iter().skip(1) {
+        change(snapshot, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        });
+    }
+    let segments = files(&cluster, victim, "wal", ".wal");
+    flip(&segments[0], true);
+    cluster.restart(victim).await;
+    check_all(&mut cluster, victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_votes_are_refused_with_the_way_out() {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    let victim = cluster.followers().await[0];
+    cluster.down(victim).await;
+    let segments = files(&cluster, victim, "wal", ".wal");
+    let newest = segments.last().unwrap();
+    // Both headers of the newest segment: nothing in it can be read.
+    change(newest, |bytes| {
+        let end = bytes.len() - BLOCK;
+        bytes[..BLOCK].fill(0xee);
+        bytes[end..].fill(0xee);
+    });
+    let mut options = cluster.members[victim].options.clone();
+    let Home::Folder(folder) = &cluster.members[victim].home else {
+        panic!("a folder");
+    };
+    options.path = Some(folder.path().join("data"));
+    match RaftNode::open(options) {
+        Err(error @ NodeError::Unrepairable(_)) => {
+            let words = error.to_string();
+            assert!(
+                words.contains("remove this node from the cluster"),
+                "{words}"
+            );
+            assert!(words.contains("let it join again"), "{words}");
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a node that may have lost its vote opens"),
+    }
+}
