@@ -148,7 +148,7 @@ fn read_directory(
         error = chain(&error),
         "the data directory is damaged: it is repaired from peers after the unseal"
     );
-    let patient = examine(disk, wal_path, identity, snapshots, store)?;
+    let patient = examine(disk, wal_path, identity, &options.wal, snapshots, store)?;
     if store.applied_index() == LogIndex(0) {
         let reason = "nothing is left to unseal from".into();
         return Err(NodeError::Unrepairable(reason));

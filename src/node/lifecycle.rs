@@ -571,7 +571,8 @@ impl Inner {
                 Ok(None) => Ok(Err(store)),
                 Err(error) if is_damage(&error) => {
                     tracing::error!(error = chain(&error), "the log will be repaired from peers");
-                    let patient = examine(&disk, &path, &identity, &snapshots, &mut store)?;
+                    let patient =
+                        examine(&disk, &path, &identity, &options, &snapshots, &mut store)?;
                     Ok(Ok(Reading::Damaged(store, Box::new(patient))))
                 }
                 Err(error) => Err(error),

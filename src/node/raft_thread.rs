@@ -177,10 +177,10 @@ impl RaftThread {
         let peers = &self.ports.peers;
         match message {
             RepairMessage::Ask(ask) => {
-                let commit_index = self.driver.status().commit_index;
+                let settled = repair::settled(&self.driver.status());
                 let newest = self.ports.snapshots.newest_first();
                 let snapshot_index = newest.first().map_or(LogIndex(0), |info| info.meta.index);
-                let told = repair::answer(&self.ports.log, ask, commit_index, snapshot_index);
+                let told = repair::answer(&self.ports.log, ask, settled, snapshot_index);
                 peers.send_repair(peer, told);
             }
             RepairMessage::AskSnapshot => peers.stream_snapshot(peer),

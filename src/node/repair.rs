@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::raft::Status;
 use crate::types::{Entry, LogIndex, NodeId, RepairAnswer, RepairAsk, RepairMessage, Term};
 use crate::wal::{Position, Salvage, WalReader};
 
@@ -30,8 +31,16 @@ pub(super) trait Held {
     fn first(&self) -> LogIndex;
 }
 
-/// What a node answers. `commit_index`: its own; `snapshot_index`: what its
-/// newest durable snapshot covers.
+/// How far the log on a node's disk is what the cluster committed. Beyond, the
+/// core may have committed entries while the disk still shows others in their
+/// place.
+pub(super) fn settled(status: &Status) -> LogIndex {
+    status.commit_index.min(status.durable_index)
+}
+
+/// What a node answers. `commit_index`: up to there the entries that `held`
+/// shows are committed; `snapshot_index`: what its newest durable snapshot
+/// covers.
 pub(super) fn answer(
     held: &dyn Held,
     ask: RepairAsk,

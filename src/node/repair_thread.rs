@@ -52,16 +52,11 @@ pub(super) fn examine(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     identity: &DirectoryIdentity,
+    options: &WalOptions,
     snapshots: &Snapshots,
     store: &mut Store,
 ) -> Result<Patient, NodeError> {
-    let salvage = match salvage(&**disk, directory, None) {
-        Ok(salvage) => salvage,
-        Err(error @ WalError::Damaged(_)) => {
-            return Err(NodeError::Unrepairable(error.to_string()));
-        }
-        Err(error) => return Err(NodeError::Log(error)),
-    };
+    let salvage = salvage(&**disk, directory, None).map_err(unrepairable)?;
     let owner = salvage.identity();
     if owner.node != identity.id || owner.incarnation != identity.incarnation {
         return Err(NodeError::ForeignLog {
@@ -70,6 +65,7 @@ pub(super) fn examine(
     }
     let snapshot = newest_snapshot(snapshots, store)?;
     let position = snapshot.map_or(NO_SNAPSHOT, |it| (it.index, it.term));
+    salvage.check(position, options).map_err(unrepairable)?;
     let membership = newest_membership(&salvage, snapshots, position);
     apply_certain(&salvage, position, store);
     let peers = membership.1.members.keys().copied();
@@ -83,6 +79,16 @@ pub(super) fn examine(
         cluster: owner.cluster,
         membership,
     })
+}
+
+/// Damage that peers cannot help with, or a log too long to be written anew.
+fn unrepairable(error: WalError) -> NodeError {
+    match error {
+        WalError::Damaged(_) | WalError::TooLarge { .. } => {
+            NodeError::Unrepairable(error.to_string())
+        }
+        error => NodeError::Log(error),
+    }
 }
 
 const NO_SNAPSHOT: Position = (LogIndex(0), Term(0));
@@ -219,12 +225,16 @@ impl RepairThread {
     /// Asks everybody again, and takes a snapshot that has arrived.
     ///
     /// # Errors
-    /// The disk failed.
+    /// The disk failed, or what is known by now cannot be written anew.
     pub fn round(&mut self) -> Result<(), String> {
         if let Some(meta) = self.snapshots.publish_staged(self.repair.snapshot().0)? {
             tracing::info!(index = meta.index.0, "a snapshot of a peer is here");
             self.repair.use_snapshot((meta.index, meta.term));
         }
+        let (salvage, snapshot) = (self.repair.salvage(), self.repair.snapshot());
+        salvage
+            .check(snapshot, &self.options)
+            .map_err(|error| chain(&unrepairable(error)))?;
         let words = self.repair.round();
         self.send(words);
         let progress = self.repair.progress();
@@ -232,9 +242,7 @@ impl RepairThread {
         if progress.idle_rounds > 0 && progress.idle_rounds.is_multiple_of(LONG_ROUNDS) {
             tracing::warn!(
                 %progress,
-                "no peer gives what this node lost: start the other members; if its other \
-                 copies are lost for good, remove this node from the cluster, empty its data \
-                 directory, and let it join again"
+                "{IDLE_ADVICE}"
             );
         }
         Ok(())
@@ -279,7 +287,7 @@ impl RepairThread {
         tracing::info!(%progress, last = salvage.last().0.0, "writing the repaired log");
         salvage
             .rewrite(&self.disk, &self.directory, snapshot, &self.options)
-            .map_err(|error| chain(&error))
+            .map_err(|error| chain(&unrepairable(error)))
     }
 
     fn send(&self, words: super::repair::Words) {
@@ -296,6 +304,14 @@ impl RepairThread {
         self.board.set(Some(progress));
     }
 }
+
+/// What helps if nobody has what is lost.
+const IDLE_ADVICE: &str = "\
+no peer gives what this node lost: start the other members. If its other copies are lost for good \
+and the others have a leader, remove this node from the cluster (`operator raft remove-peer`), \
+empty its data directory, and let it join again. If there is no leader without this node (other \
+members are lost, or lost the same), leave it stopped and make a cluster of the members whose logs \
+are whole: `holdfast operator recover`. A damaged node does not follow raft/peers.json";
 
 /// How often everybody is asked again.
 pub(super) const ROUND: Duration = Duration::from_millis(200);

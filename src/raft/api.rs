@@ -328,6 +328,9 @@ pub struct Status {
     pub commit_index: LogIndex,
     /// Highest index the store reported applied.
     pub applied_index: LogIndex,
+    /// The log on this disk holds the entries of this one up to here, for
+    /// certain.
+    pub durable_index: LogIndex,
     /// End of the log (durable or not).
     pub last_index: LogIndex,
     /// Term of the last entry.

@@ -198,6 +198,7 @@ impl Raft {
             ready: self.is_ready(),
             commit_index: self.log.commit(),
             applied_index: self.log.applied(),
+            durable_index: self.log.durable(),
             last_index: last.index,
             last_term: last.term,
             membership: std::sync::Arc::clone(&active.membership),

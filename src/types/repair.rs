@@ -38,7 +38,7 @@ pub struct RepairAnswer {
     pub is_anchored: bool,
     /// Entries from `first` to `last`, ascending; some or none of them.
     pub entries: Vec<Entry>,
-    /// The commit index of whoever answers.
+    /// Up to here the log that answers is durable and committed.
     pub commit_index: LogIndex,
     /// The newest committed entry up to the anchor's position, if its term is
     /// still known there.

@@ -17,25 +17,26 @@
 //! segment, written, synced and read again before it gets its name: a segment
 //! that begins with a whole RESET write makes everything before it worthless.
 
+mod sketch;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::encode_payload;
 use crate::disk::{Disk, DiskError};
 use crate::types::{Entry, HardState, LogIndex, Term};
 
 use super::batch::{BatchId, WriteBuffer, seal_table, vote_order};
 use super::error::{Damage, LostRange, WalError};
 use super::format::{
-    BATCH_HEADER, BLOCK, BatchHeader, CONTINUES, Identity, Lsn, MARK, RESET, SEAL, SealRow,
-    SegmentHeader, TRUNC, record_bytes, seal_bytes,
+    BLOCK, BatchHeader, CONTINUES, Identity, Lsn, MARK, RESET, SEAL, SealRow, SegmentHeader, TRUNC,
 };
 use super::recovery::{Segments, log_segments};
 use super::rotate::Spare;
 use super::segment::{SPARE_NAME, segment_name};
-use super::walk::{Keep, OpenSegment, SegmentEnd, Walk};
+use super::walk::OpenSegment;
 use super::{WalOptions, check_options, salt};
+use sketch::Sketch;
 
 /// A position and the term of the entry there.
 pub type Position = (LogIndex, Term);
@@ -49,6 +50,8 @@ pub struct Salvage {
     identity: Identity,
     hard_state: HardState,
     last: Position,
+    /// Where the damaged log ends: what this node acknowledged is up to there.
+    end_found: Position,
     /// Terms that are certain.
     terms: BTreeMap<LogIndex, Term>,
     /// Every entry that can be read, of whatever past of this log, and those
@@ -103,6 +106,9 @@ pub fn salvage(
 ) -> Result<Salvage, WalError> {
     let segments = log_segments(disk, dir, expected)?.segments;
     let found = find_batches(&segments)?;
+    // What was never acknowledged may have carried a vote all the same.
+    let votes: Vec<HardState> = found.iter().map(|it| it.header.hard_state).collect();
+    let found = without_remnants(&segments, found)?;
     let count = count_of_log(&segments, &found)?;
     let newest = segments
         .iter()
@@ -115,6 +121,7 @@ pub fn salvage(
         identity: newest.identity,
         hard_state: HardState::default(),
         last: Position::default(),
+        end_found: Position::default(),
         terms: BTreeMap::new(),
         pool: BTreeMap::new(),
         next_sequence: newest.sequence + 1,
@@ -125,15 +132,15 @@ pub fn salvage(
             salvage.note_vote(&segment.header.hard_state);
         }
     }
-    let mut before = None;
-    for (position, batch) in found.into_iter().enumerate() {
-        // What was never acknowledged may have carried a vote all the same.
-        salvage.note_vote(&batch.header.hard_state);
-        if position < count {
-            salvage.add(&batch, before)?;
-            before = Some(batch.id);
-        }
+    for vote in &votes {
+        salvage.note_vote(vote);
     }
+    let mut before = None;
+    for batch in &found[..count] {
+        salvage.add(batch, before)?;
+        before = Some(batch.id);
+    }
+    salvage.end_found = salvage.last;
     if salvage.hard_state.commit_index > salvage.last.0 {
         let (first, last) = (salvage.last.0.next(), salvage.hard_state.commit_index);
         return Err(WalError::Damaged(Damage {
@@ -172,6 +179,8 @@ struct Gap {
     lsn: Lsn,
     /// Lines of a SEAL table about batches in it.
     rows: Vec<SealRow>,
+    /// Whether the first batch of a segment is in it.
+    begins_segment: bool,
 }
 
 /// Every whole batch header, in order, each with the gap before it.
@@ -185,6 +194,7 @@ fn find_batches(segments: &Segments) -> Result<Vec<Found>, WalError> {
                 segment: *sequence,
                 lsn,
                 rows: Vec::new(),
+                begins_segment: true,
             });
             continue;
         };
@@ -203,6 +213,7 @@ fn find_in_segment(segment: &OpenSegment, all: &mut Vec<Found>, gap: &mut Option
                 segment: segment.header.sequence,
                 lsn: segment.header.lsn(offset),
                 rows: Vec::new(),
+                begins_segment: offset == BLOCK,
             };
             match segment.next_batch_after(offset) {
                 Some(next) => {
@@ -245,6 +256,65 @@ fn find_in_segment(segment: &OpenSegment, all: &mut Vec<Found>, gap: &mut Option
             gap.rows = rows.copied().collect();
         }
     }
+}
+
+/// Leaves out what lies behind the end of a segment that was cut there: whole
+/// batches of a write that was torn before them. Its SEAL, which said so, may
+/// be lost; then the first batch of the next segment says where it was. Before
+/// a SEAL every batch is of the log.
+fn without_remnants(segments: &Segments, found: Vec<Found>) -> Result<Vec<Found>, WalError> {
+    let mut kept: Vec<Found> = Vec::new();
+    let mut rest = found.into_iter().peekable();
+    for (sequence, segment) in segments {
+        let Ok(segment) = segment else { continue };
+        let mut own: Vec<Found> = Vec::new();
+        while let Some(found) = rest.next_if(|it| it.segment == *sequence) {
+            own.push(found);
+        }
+        let is_sealed = own.last().is_some_and(|it| it.header.has(SEAL));
+        let Some(next) = rest.peek_mut().filter(|_| !is_sealed) else {
+            kept.extend(own);
+            continue;
+        };
+        let begins = segment.header.lsn(0);
+        let ends = segment.header.lsn(segment.header.area_end());
+        let seal = next.header.prev_lsn;
+        let end = match begins < seal && seal < ends {
+            true => own.partition_point(|it| it.header.lsn < seal),
+            false => {
+                let end = provable(&own);
+                // A log that begins anew leaves all of it behind.
+                if end < own.len() && !next.header.has(RESET) {
+                    return Err(unknown_end(*sequence));
+                }
+                end
+            }
+        };
+        // What cannot be read reaches from before them to the next segment.
+        if let Some(first) = own.drain(end..).next() {
+            let lsn = first.header.lsn;
+            next.gap = first.gap.or(Some(Gap {
+                segment: *sequence,
+                lsn,
+                rows: Vec::new(),
+                begins_segment: lsn == segment.header.lsn(BLOCK),
+            }));
+        }
+        kept.extend(own);
+    }
+    Ok(kept)
+}
+
+/// How many of a segment's batches were certainly not behind its end: up to
+/// the first one behind a gap that is not the first of its write, unless it
+/// was durable when a later one was written.
+fn provable(own: &[Found]) -> usize {
+    let promise = own.iter().map(|it| it.header.synced_lsn).max();
+    let doubtful = |it: &Found| {
+        let is_first = it.header.lsn == it.header.synced_lsn;
+        it.gap.is_some() && !is_first && promise.is_none_or(|promise| promise <= it.header.lsn)
+    };
+    own.iter().position(doubtful).unwrap_or(own.len())
 }
 
 /// How many of the batches are the log: it goes on behind a gap only if
@@ -321,7 +391,7 @@ impl Salvage {
         };
         let is_chained = before == Some(follows);
         if let Some(gap) = &batch.gap {
-            self.add_rows(&gap.rows, gap.lsn);
+            self.add_rows(gap);
         }
         let prev = (header.prev_index, header.prev_term);
         let continues = header.has(RESET | TRUNC) || self.last == prev;
@@ -372,20 +442,23 @@ impl Salvage {
     }
 
     /// Batches that are lost but named by their segment's table.
-    fn add_rows(&mut self, rows: &[SealRow], gap: Lsn) {
-        let mut end = gap;
-        for row in rows {
+    fn add_rows(&mut self, gap: &Gap) {
+        let mut end = gap.lsn;
+        // The first batch of a segment may have been a reset, of which nothing
+        // tells: then nothing before it is certain.
+        let mut is_told = !gap.begins_segment;
+        for row in &gap.rows {
+            is_told &= row.lsn == end;
+            end = Lsn(row.lsn.0 + u64::from(row.length));
             if row.first_index > row.last_index {
-                end = Lsn(row.lsn.0 + u64::from(row.length));
                 continue;
             }
             self.terms.split_off(&row.first_index);
-            // A reset begins a segment: then nothing before it is certain.
-            if row.lsn != end || self.last.0.next() < row.first_index {
+            if !is_told || self.last.0.next() < row.first_index {
                 self.forget_doubtful((row.first_index, row.term));
             }
             self.append(row.first_index, row.last_index, row.term);
-            end = Lsn(row.lsn.0 + u64::from(row.length));
+            is_told = true;
         }
     }
 
@@ -560,7 +633,7 @@ impl Salvage {
     /// Panics unless nothing is missing.
     ///
     /// # Errors
-    /// [`WalError::TooLarge`], or the disk's; the damaged log is as it was.
+    /// As [`Salvage::check`], or the disk's; the damaged log is as it was.
     pub fn rewrite(
         &self,
         disk: &Arc<dyn Disk>,
@@ -570,25 +643,11 @@ impl Salvage {
     ) -> Result<(), WalError> {
         check_options(options);
         assert!(self.missing(snapshot).is_empty());
-        let entries: Vec<&Entry> = match self.continues(snapshot) {
-            true => (snapshot.0.0 + 1..=self.last.0.0)
-                .map(|index| self.entry(LogIndex(index)).expect("nothing is missing"))
-                .collect(),
-            false => Vec::new(),
-        };
-        let hard_state = self.hard_state_after(snapshot);
-        let sketch = Sketch {
-            snapshot,
-            entries,
-            hard_state,
-        };
+        self.check(snapshot, options)?;
+        let sketch = self.sketch(snapshot);
+        let hard_state = sketch.hard_state;
         assert!(hard_state.commit_index <= sketch.last().0);
         let bytes = sketch.bytes(options).max(options.segment_bytes);
-        let bytes_max = u64::from(u32::MAX) / 2;
-        if bytes > bytes_max {
-            let max = bytes_max;
-            return Err(WalError::TooLarge { bytes, max });
-        }
         let mut spare = Spare::new(Arc::clone(disk), dir, bytes);
         let (mut file, bytes) = spare.take(bytes)?;
         let header = SegmentHeader {
@@ -625,11 +684,60 @@ impl Salvage {
         Ok(())
     }
 
+    /// Whether the log can be written anew behind this snapshot, as far as its
+    /// entries are here by now.
+    ///
+    /// # Errors
+    /// [`WalError::TooLarge`]; [`WalError::Damaged`] if it contradicts the
+    /// snapshot.
+    pub fn check(&self, snapshot: Position, options: &WalOptions) -> Result<(), WalError> {
+        // Where another entry stands at the snapshot's position the log is
+        // given up. It cannot be one that was committed here, and a log that
+        // goes on in the snapshot's term holds the snapshot's entry.
+        let mut later = self.terms.range(snapshot.0.next()..);
+        let is_of_it = later.any(|(_, term)| *term == snapshot.1);
+        if !self.continues(snapshot) && (is_of_it || snapshot.0 <= self.hard_state.commit_index) {
+            return Err(contradiction(self.next_sequence - 1));
+        }
+        let bytes = self.sketch(snapshot).bytes(options);
+        match bytes <= SEGMENT_BYTES_MAX {
+            true => Ok(()),
+            false => Err(WalError::TooLarge {
+                bytes,
+                max: SEGMENT_BYTES_MAX,
+            }),
+        }
+    }
+
+    /// The new log, of the entries that are here.
+    fn sketch(&self, snapshot: Position) -> Sketch<'_> {
+        let entries = match self.continues(snapshot) {
+            true => (snapshot.0.0 + 1..=self.last.0.0)
+                .filter_map(|index| self.entry(LogIndex(index)))
+                .collect(),
+            false => Vec::new(),
+        };
+        Sketch {
+            snapshot,
+            entries,
+            hard_state: self.hard_state_after(snapshot),
+        }
+    }
+
     /// The hard state of the new log: never less than that of the old.
     fn hard_state_after(&self, snapshot: Position) -> HardState {
         let mut new = self.hard_state;
         new.commit_index = new.commit_index.max(snapshot.0);
-        let term = snapshot.1.max(self.last.1);
+        let last = match self.continues(snapshot) {
+            true => self.last,
+            false => snapshot,
+        };
+        let mut term = snapshot.1.max(self.last.1);
+        if last.0 < self.end_found.0 {
+            // Peers remember a later position acknowledged in this term; an
+            // end that goes back is an honest one in a later term only.
+            term = term.max(Term(new.term.0 + 1));
+        }
         if new.term < term {
             // Nothing was voted in that term: a vote would have raised it.
             new.term = term;
@@ -640,68 +748,8 @@ impl Salvage {
     }
 }
 
-/// A log as it is about to be written.
-struct Sketch<'a> {
-    snapshot: Position,
-    entries: Vec<&'a Entry>,
-    hard_state: HardState,
-}
-
-impl Sketch<'_> {
-    fn last(&self) -> Position {
-        let last = self.entries.last();
-        last.map_or(self.snapshot, |entry| (entry.index, entry.term))
-    }
-
-    /// Bytes of a segment that holds it, at most.
-    fn bytes(&self, options: &WalOptions) -> u64 {
-        let records: u64 = self
-            .entries
-            .iter()
-            .map(|entry| record_bytes(encode_payload(&entry.payload).1.len() as u64))
-            .sum();
-        let terms = self
-            .entries
-            .windows(2)
-            .filter(|pair| pair[0].term != pair[1].term);
-        let batches = 2 + terms.count() as u64 + 2 * records / options.batch_bytes_max;
-        let log = records + batches * (BATCH_HEADER as u64 + BLOCK);
-        // Room for batches that open and close it later.
-        let bytes = 2 * BLOCK + log + 8 * BLOCK + seal_bytes(batches + 8);
-        bytes.next_multiple_of(BLOCK)
-    }
-
-    /// One write: its batches count together or not at all.
-    fn encode(&self, header: SegmentHeader, batch_bytes_max: u64) -> WriteBuffer {
-        let mut buffer = WriteBuffer::new(header, BLOCK, BatchId::default());
-        buffer.begin(RESET, self.snapshot.0.next(), self.snapshot.1);
-        let mut last_term = self.snapshot.1;
-        for entry in &self.entries {
-            let (kind, payload) = encode_payload(&entry.payload);
-            let bytes = record_bytes(payload.len() as u64);
-            if !buffer.has_room(Some(entry.term), bytes, batch_bytes_max) {
-                buffer.close(CONTINUES, self.hard_state);
-                buffer.begin(0, entry.index, last_term);
-            }
-            buffer.push_entry(entry.index, entry.term, kind, &payload);
-            last_term = entry.term;
-        }
-        buffer.close(0, self.hard_state);
-        buffer
-    }
-
-    /// Whether a segment, read again, holds this and nothing else.
-    fn is_in(&self, segment: &OpenSegment) -> bool {
-        let mut walk = Walk::new(&segment.header, Keep::Entries);
-        let end = walk.read(segment);
-        matches!(end, Ok(SegmentEnd::Broken { .. }))
-            && segment.has_both_headers()
-            && walk.entries.iter().eq(self.entries.iter().copied())
-            && walk.hard_state == self.hard_state
-            && walk.index.last() == self.last()
-            && walk.ends_with_mark
-    }
-}
+/// Bytes a segment can have.
+const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64 / 2;
 
 fn end_of(header: &BatchHeader) -> Lsn {
     Lsn(header.lsn.0 + u64::from(header.length))

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use holdfast::disk::{Disk, MemoryDisk};
-use holdfast::types::{Entry, LogIndex, Term};
+use holdfast::types::{Entry, EntryPayload, LogIndex, LogWrite, Term};
 use holdfast::wal::{Opened, Position, Salvage, Unsuitable, WalError, salvage};
 
 use crate::crashes::{crash, fates};
@@ -355,4 +355,217 @@ fn rewriting_survives_a_crash_at_every_call() {
     }
     println!("rewriting: {crashes} crashes, {old} before, {new} after");
     assert!(old > 0 && new > 0);
+}
+
+/// The block of a segment at which a batch with a flag begins.
+fn block_of(disk: &MemoryDisk, segment: usize, flag: u16) -> u64 {
+    let path = &segment_paths(disk)[segment];
+    let map = disk.map(path).unwrap();
+    let mut blocks = map.bytes().chunks(BLOCK as usize);
+    let begins = |block: &[u8]| {
+        block.starts_with(b"HFB1") && u16::from_le_bytes([block[4], block[5]]) & flag != 0
+    };
+    blocks.position(begins).unwrap() as u64
+}
+
+fn lose(disk: &MemoryDisk, segment: usize, block: u64) {
+    let path = &segment_paths(disk)[segment];
+    disk.overwrite(path, block * BLOCK, &[0xA5; BLOCK as usize])
+        .unwrap();
+}
+
+/// The log was reset to a snapshot of a later term, without entries; the write
+/// that said so is lost. The table of its segment names the writes behind it: they
+/// do not continue the former entries.
+#[test]
+fn lost_reset_leaves_nothing_certain_before_it() {
+    let mut history = History::new();
+    for _ in 0..4 {
+        history.append(|m| m.append(3, &[10; 20]));
+    }
+    history.append(|m| m.hard_state(5, None, 30));
+    history.append(|m| m.reset(60, 5, &[]));
+    let reset_in = segment_paths(&history.disk).len() - 1;
+    while segment_paths(&history.disk).len() == reset_in + 1 {
+        history.append(|m| m.append(5, &[10, 20]));
+    }
+    history.append(|m| m.hard_state(5, None, 62));
+    history.append(|m| m.append(5, &[10]));
+    history.wal.mark_idle().unwrap();
+    let newest = history.states.last().unwrap();
+    lose(&history.disk, reset_in, 1);
+    lose(&history.disk, reset_in, 2);
+    let mut salvaged = salvage(&history.disk, dir(), None).unwrap();
+    assert_eq!(salvaged.last(), newest.last());
+    let snapshot = (LogIndex(60), Term(5));
+    assert!(salvaged.continues(snapshot));
+    assert_eq!(salvaged.term_at(LogIndex(60)), None);
+    assert!(salvaged.check(snapshot, &options(BLOCKS)).is_ok());
+    assert!(fetch(&mut salvaged, snapshot, newest) > 0);
+    let disk: Arc<dyn Disk> = Arc::new(history.disk.clone());
+    salvaged
+        .rewrite(&disk, dir(), snapshot, &options(BLOCKS))
+        .unwrap();
+    let (_, opened) = open(&history.disk, options(BLOCKS)).unwrap();
+    check_opened(&opened, newest, snapshot);
+}
+
+#[test]
+fn log_that_contradicts_a_snapshot_is_not_given_up() {
+    let mut history = History::new();
+    history.append(|m| m.append(3, &[10, 20]));
+    history.append(|m| m.append(5, &[10, 20]));
+    history.append(|m| m.hard_state(5, None, 1));
+    history.wal.mark_idle().unwrap();
+    let salvaged = salvage(&history.disk, dir(), None).unwrap();
+    let check = |snapshot: (u64, u64)| {
+        let snapshot = (LogIndex(snapshot.0), Term(snapshot.1));
+        assert!(!salvaged.continues(snapshot));
+        salvaged.check(snapshot, &options(BLOCKS)).is_ok()
+    };
+    // Entries 3 and 4 of term 5 follow the snapshot's.
+    assert!(!check((2, 5)));
+    // Entry 1 of term 3 is committed.
+    assert!(!check((1, 1)));
+    // Others were replaced, or are covered.
+    assert!(check((2, 4)));
+    assert!(check((4, 6)));
+    assert!(check((9, 5)));
+}
+
+/// A write was torn before its last batch, so the log goes on without it: what
+/// says so is lost, and the batch is whole.
+#[test]
+fn batches_behind_a_lost_cut_do_not_come_back() {
+    const SEAL: u16 = 1 << 2;
+    let mut history = History::new();
+    history.append(|m| LogWrite {
+        hard_state: m.hard_state(1, None, 7).hard_state,
+        ..m.append(1, &[10; 9])
+    });
+    let torn = {
+        let model = history.states.last().unwrap();
+        let replaced = model.replace(8, 2, &[20]);
+        let mut after = model.clone();
+        after.apply(&replaced);
+        let mut later = after.append(3, &[30, 30]);
+        later.hard_state = after.hard_state(3, None, 10).hard_state;
+        [replaced, later]
+    };
+    let before = segment_paths(&history.disk).len();
+    let used = |disk: &MemoryDisk| {
+        let map = disk.map(&segment_paths(disk)[before - 1]).unwrap();
+        let blocks = map.bytes().chunks(BLOCK as usize);
+        let begun = blocks.enumerate().filter(|(_, it)| it.starts_with(b"HFB1"));
+        begun.last().unwrap().0 as u64
+    };
+    let cut = used(&history.disk) + 1;
+    history.wal.append(&torn).unwrap();
+    assert!(cut < used(&history.disk), "the write has several batches");
+    let path = segment_paths(&history.disk)[before - 1].clone();
+    let disk = history.disk.duplicate();
+    disk.overwrite(&path, cut * BLOCK, &[0; BLOCK as usize])
+        .unwrap();
+    let (wal, opened) = open(&disk, options(BLOCKS)).unwrap();
+    let expected = opened.entries.clone();
+    assert_eq!(expected.last().unwrap().index, LogIndex(9));
+    drop(wal);
+    assert_eq!(block_of(&disk, before - 1, SEAL), cut);
+
+    // The cut alone is lost.
+    let damaged = disk.duplicate();
+    lose(&damaged, before - 1, cut);
+    let salvaged = salvage(&damaged, dir(), None).unwrap();
+    assert_eq!(salvaged.last(), (LogIndex(9), Term(1)));
+    assert_eq!(salvaged.hard_state().commit_index, LogIndex(7));
+    for entry in &expected {
+        let known = salvaged.term_at(entry.index);
+        assert!(known.is_none_or(|term| term == entry.term));
+    }
+
+    // So is what the next segment begins with: nobody can tell.
+    let (mut wal, _) = open(&disk, options(BLOCKS)).unwrap();
+    let mut model = history.states.last().unwrap().clone();
+    model.entries.truncate(9);
+    for _ in 0..2 {
+        let write = model.append(4, &[10]);
+        model.apply(&write);
+        wal.append(&[write]).unwrap();
+    }
+    wal.mark_idle().unwrap();
+    drop(wal);
+    lose(&disk, before - 1, cut);
+    assert!(salvage(&disk, dir(), None).is_ok());
+    lose(&disk, before, 1);
+    let refused = salvage(&disk, dir(), None);
+    assert!(matches!(refused, Err(WalError::Damaged(_))), "{refused:?}");
+}
+
+/// Peers remember how far this node acknowledged in a term: a log that ends
+/// earlier is an honest one only in a later term.
+#[test]
+fn end_that_goes_back_is_of_a_later_term() {
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10, 20]));
+    history.append(|m| m.hard_state(4, Some(1), 1));
+    history.append(|m| m.append(4, &[30, 40]));
+    history.append(|m| m.append(4, &[50]));
+    history.wal.mark_idle().unwrap();
+    let rewrite = |mut salvaged: Salvage, snapshot: Position| {
+        for wanted in salvaged.missing(snapshot) {
+            let count = wanted.last.0 + 1 - wanted.first.0;
+            for given in entries(wanted.first, 3, &vec![77; count as usize]) {
+                salvaged.supply(given, Some(wanted.anchor)).unwrap();
+            }
+        }
+        let disk = history.disk.duplicate();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        salvaged
+            .rewrite(&shared, dir(), snapshot, &options(BLOCKS))
+            .unwrap();
+        let (_, opened) = open(&disk, options(BLOCKS)).unwrap();
+        (opened.hard_state.term, opened.hard_state.vote)
+    };
+    let salvaged = salvage(&history.disk, dir(), None).unwrap();
+    let voted = salvaged.hard_state().vote;
+    assert_eq!(rewrite(salvaged.clone(), NO_SNAPSHOT), (Term(4), voted));
+    // Something else was committed at 3, in an older term.
+    let mut superseded = salvaged.clone();
+    assert!(superseded.supersede((LogIndex(3), Term(3))));
+    assert_eq!(rewrite(superseded, NO_SNAPSHOT), (Term(5), None));
+    // A snapshot holds it.
+    let snapshot = (LogIndex(3), Term(3));
+    assert!(!salvaged.continues(snapshot));
+    assert_eq!(rewrite(salvaged.clone(), snapshot), (Term(5), None));
+    // One that covers all takes nothing back.
+    let snapshot = (LogIndex(9), Term(4));
+    assert_eq!(rewrite(salvaged, snapshot), (Term(4), voted));
+}
+
+#[test]
+fn log_too_long_for_a_segment_is_known_before_it_is_written() {
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10; 300]));
+    history.wal.mark_idle().unwrap();
+    let mut salvaged = salvage(&history.disk, dir(), None).unwrap();
+    let options = options(BLOCKS);
+    assert!(salvaged.check(NO_SNAPSHOT, &options).is_ok());
+    // One payload for all of them: memory for one.
+    let payload: Arc<[u8]> = Arc::from(vec![0; 8 << 20]);
+    for index in 1..=300 {
+        let entry = Entry {
+            index: LogIndex(index),
+            term: Term(1),
+            payload: EntryPayload::Command(Arc::clone(&payload)),
+        };
+        salvaged.supply(entry, None).unwrap();
+    }
+    let refused = salvaged.check(NO_SNAPSHOT, &options);
+    assert!(
+        matches!(refused, Err(WalError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    // Behind a snapshot there is less of it.
+    let snapshot = (LogIndex(200), Term(1));
+    assert!(salvaged.check(snapshot, &options).is_ok());
 }

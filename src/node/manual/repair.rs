@@ -49,7 +49,7 @@ impl ManualRepair {
         let snapshots = Arc::new(Snapshots::new(snapshots));
         let path = wal_path(directory);
         let mut store = Store::new();
-        let patient = examine(disk, &path, &identity, &snapshots, &mut store)?;
+        let patient = examine(disk, &path, &identity, &options.wal, &snapshots, &mut store)?;
         let (events, queue) = EventSender::new();
         let happenings = Recorder::default();
         let failure = Arc::new(Failure::new(Arc::new(|_| {}), Arc::new(|_| {})));

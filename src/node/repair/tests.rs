@@ -4,7 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{AppendMode, Disk, MemoryDisk};
-use crate::types::{ClusterId, EntryPayload, HardState, Incarnation, LogWrite};
+use crate::node::options::Timings;
+use crate::node::threads;
+use crate::raft::message::Message;
+use crate::raft::{Effect, Input, Raft, ReadMode, Recovered};
+use crate::types::{
+    ClusterId, EntryPayload, HardState, Incarnation, LogWrite, Millis, SnapshotMeta,
+};
 use crate::wal::{Identity, Wal, WalOptions, salvage};
 
 use super::*;
@@ -225,4 +231,89 @@ fn answers_are_bounded_and_within_the_question() {
     ] {
         assert_eq!(told(first, last, anchor).1, Vec::<u64>::new());
     }
+}
+
+/// What a node says of its core and its log about a lost entry.
+fn told(reader: &WalReader, raft: &Raft, anchor: Position) -> RepairAnswer {
+    let ask = RepairAsk {
+        first: anchor.0,
+        last: anchor.0,
+        anchor,
+    };
+    match answer(reader, ask, settled(&raft.status()), LogIndex(0)) {
+        RepairMessage::Answer(answer) => answer,
+        _ => unreachable!(),
+    }
+}
+
+fn core(recovered: Recovered) -> Raft {
+    let timings = Timings::alone();
+    let owner = (NodeId(1), Incarnation(1));
+    let config = threads::config(owner, timings, 0, ReadMode::Quorum);
+    Raft::new(config, recovered, Millis(0)).unwrap()
+}
+
+/// A follower's core replaces an entry and learns in the same message that the
+/// new one is committed. Until the write is made, readers of its log see the
+/// former entry, which must not pass for the committed one.
+#[test]
+fn entry_being_replaced_is_not_called_committed() {
+    let (_disk, mut wal) = log(&[1, 1], 1);
+    let mut raft = core(Recovered {
+        hard_state: HardState {
+            term: Term(1),
+            vote: None,
+            commit_index: LogIndex(1),
+        },
+        entries: vec![entry(1, 1), entry(2, 1)],
+        ..Recovered::default()
+    });
+    let message = Message::AppendEntries {
+        term: Term(2),
+        prev_index: LogIndex(1),
+        prev_term: Term(1),
+        entries: vec![entry(2, 2)],
+        commit_index: LogIndex(2),
+        read_context: 0,
+    };
+    let from = NodeId(2);
+    let effects = raft.step(Millis(1), Input::Message { from, message });
+    assert_eq!(raft.status().commit_index, LogIndex(2));
+    let anchor = (LogIndex(2), Term(2));
+    let before = told(&wal.reader(), &raft, anchor);
+    assert_eq!(before.committed, Some((LogIndex(1), Term(1))));
+    assert_eq!(before.commit_index, LogIndex(1));
+    for effect in effects {
+        if let Effect::Persist { mark, write } = effect {
+            wal.append(&[write]).unwrap();
+            raft.step(Millis(1), Input::Durable(mark));
+        }
+    }
+    let after = told(&wal.reader(), &raft, anchor);
+    assert_eq!(after.committed, Some(anchor));
+    assert!(after.is_anchored);
+}
+
+/// The power failed between a snapshot's arrival and the write that begins the
+/// log after it: the store is past what the log on disk tells.
+#[test]
+fn log_that_a_snapshot_is_about_to_replace_is_not_called_committed() {
+    let (_disk, wal) = log(&[1, 1, 1], 1);
+    let raft = core(Recovered {
+        hard_state: HardState {
+            term: Term(3),
+            vote: None,
+            commit_index: LogIndex(1),
+        },
+        snapshot: Some(SnapshotMeta {
+            index: LogIndex(2),
+            term: Term(3),
+            ..SnapshotMeta::default()
+        }),
+        entries: vec![entry(1, 1), entry(2, 1), entry(3, 1)],
+        applied_index: LogIndex(2),
+    });
+    let told = told(&wal.reader(), &raft, (LogIndex(2), Term(1)));
+    assert_eq!(told.committed, Some(NO_SNAPSHOT));
+    assert_eq!(told.commit_index, LogIndex(0));
 }
