@@ -456,8 +456,8 @@ fn batches_behind_a_lost_cut_do_not_come_back() {
     let used = |disk: &MemoryDisk| {
         let map = disk.map(&segment_paths(disk)[before - 1]).unwrap();
         let blocks = map.bytes().chunks(BLOCK as usize);
-        let begun = blocks.enumerate().filter(|(_, it)| it.starts_with(b"HFB1"));
-        begun.last().unwrap().0 as u64
+        let mut begun = blocks.enumerate().filter(|(_, it)| it.starts_with(b"HFB1"));
+        begun.next_back().unwrap().0 as u64
     };
     let cut = used(&history.disk) + 1;
     history.wal.append(&torn).unwrap();
