@@ -44,10 +44,12 @@ test: $(STAGES)
 stages:
 	@echo $(STAGES)
 
-## Formatting and lints, warnings being errors.
+## Formatting and lints, warnings being errors; the server also without what
+## only the simulator needs.
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package holdfast --locked -- -D warnings
 	cargo clippy --manifest-path tests/core/Cargo.toml --target-dir target/core \
 	    --all-targets --locked -- -D warnings
 

@@ -139,6 +139,7 @@ impl DirectoryIdentity {
     ///
     /// # Errors
     /// The disk failed.
+    #[cfg(feature = "sim")]
     pub fn create(
         disk: &dyn Disk,
         directory: &Path,

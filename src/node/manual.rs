@@ -281,13 +281,16 @@ impl ManualNode {
     /// The WAL thread finishes what it took; up to which mark all is durable.
     ///
     /// # Errors
-    /// The disk failed: the node stops.
+    /// The disk failed, or has no room: the node stops.
     pub fn finish_write(&mut self) -> Result<Option<Mark>, String> {
         let Some(group) = self.writing.take() else {
             return Ok(None);
         };
         let mark = group.last_mark;
-        let written = self.parts.wal.carry_out(group);
+        let written = match self.parts.wal.carry_out(group) {
+            Ok(_) if self.parts.wal.stalled.is_some() => Err("no room on the disk".into()),
+            written => written,
+        };
         let written = self.latched(written)?;
         self.is_unmarked |= written;
         Ok(mark)

@@ -28,6 +28,7 @@ pub(super) struct Recovery {
     pub cluster: ClusterId,
     pub recovered: Recovered,
     /// The log ended in an unfinished write, which was cut.
+    #[cfg(feature = "sim")]
     pub was_torn: bool,
     /// What an operator says in place of the log.
     pub forced: Option<Forced>,
@@ -101,6 +102,7 @@ pub(super) fn recover(
     hard_state.commit_index = hard_state.commit_index.max(store.applied_index());
     Ok(Some(Recovery {
         wal,
+        #[cfg(feature = "sim")]
         was_torn: matches!(verdict, Verdict::TornTail { .. }),
         forced: None,
         cluster: owner.cluster,

@@ -75,7 +75,7 @@ impl WalThread {
         loop {
             if let Some(group) = self.stalled.take() {
                 std::thread::sleep(ROOM_PAUSE);
-                unmarked |= self.attempt(group)?;
+                unmarked |= self.carry_out(group)?;
                 if let Some(mut group) = self.stalled.take() {
                     match self.commands.try_recv() {
                         Ok(command) => group.absorb(self.gather(command)),
@@ -104,7 +104,7 @@ impl WalThread {
                 }
             };
             let group = self.gather(first);
-            unmarked |= self.attempt(group)?;
+            unmarked |= self.carry_out(group)?;
         }
         if unmarked {
             self.mark_idle()?;
@@ -144,23 +144,12 @@ impl WalThread {
         group
     }
 
-    /// Makes a group durable and says so; whether anything was written.
-    ///
-    /// # Errors
-    /// The disk failed, or has no room.
-    pub fn carry_out(&mut self, group: WalGroup) -> Result<bool, String> {
-        let is_written = self.attempt(group)?;
-        match &self.stalled {
-            Some(_) => Err("no room on the disk".into()),
-            None => Ok(is_written),
-        }
-    }
-
-    /// The same; but what there is no room for is kept to be tried again.
+    /// Makes a group durable and says so; whether anything was written. What
+    /// there is no room for is kept in `stalled`, to be tried again.
     ///
     /// # Errors
     /// The disk failed.
-    fn attempt(&mut self, mut group: WalGroup) -> Result<bool, String> {
+    pub fn carry_out(&mut self, mut group: WalGroup) -> Result<bool, String> {
         for meta in group
             .writes
             .iter()
