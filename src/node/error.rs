@@ -51,6 +51,15 @@ pub enum NodeError {
          cluster (`operator raft remove-peer`), empty its data directory, and let it join again"
     )]
     Unrepairable(String),
+    /// The operator named who is left, and none of them has what is lost.
+    #[error(
+        "entry {0} was committed, is lost here, and none of the servers that raft/peers.json \
+         names has it: this node cannot be one of them. Stop them, make a cluster of the others \
+         (`holdfast operator recover -apply` with their data directories), then empty this node's \
+         data directory and let it join again. If there are no others, restore a backup \
+         (`operator raft snapshot restore`) into a new cluster"
+    )]
+    NoSurvivorHas(LogIndex),
     /// The log is shorter than what is known to be committed.
     #[error(
         "the log ends at {last}, but {commit} was committed: acknowledged entries are lost; \

@@ -28,7 +28,7 @@ use super::recovery::{Recovery, recover};
 use super::refusals::Refusals;
 use super::repair_thread::{Ending, Patient, RepairThread, examine, is_damage};
 use super::stream::Incoming;
-use super::survivors;
+use super::survivors::{self, SurvivorsError};
 use super::threads::{Foundation, Threads, config, durable_end};
 use super::upkeep::Upkeep;
 use super::wal_thread::chain;
@@ -166,7 +166,12 @@ impl Inner {
             Some(recovery) => (store, recovery),
             None => match self.recover(store, lifecycle).await? {
                 Reading::Whole(store, recovery) => (store, recovery),
-                Reading::Damaged(store, patient) => {
+                Reading::Damaged(store, mut patient) => {
+                    if let Err(error) = self.follow_survivors(&mut patient) {
+                        let recovery = None;
+                        *lifecycle = Lifecycle::Stopped { store, recovery };
+                        return Err(refused(&error));
+                    }
                     return self.start_repair(lifecycle, keyring, tls, store, *patient);
                 }
             },
@@ -332,6 +337,16 @@ impl Inner {
                 Err(reason) => self.failure.report(&reason),
             }
         })
+    }
+
+    /// A repair asks those that an operator says are left, if he says so.
+    fn follow_survivors(&self, patient: &mut Patient) -> Result<(), SurvivorsError> {
+        let (disk, identity) = (&*self.disk, &self.identity);
+        let named = survivors::named(disk, &self.directory, identity, &patient.known)?;
+        if let Some(named) = named {
+            patient.follow(identity.id, named);
+        }
+        Ok(())
     }
 
     /// Takes up what an operator says of the survivors of a lost quorum.

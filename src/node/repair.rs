@@ -29,6 +29,8 @@ pub(super) trait Held {
     fn entries(&self, first: LogIndex, last: LogIndex, bytes_max: usize) -> Vec<Entry>;
     /// First position it may hold.
     fn first(&self) -> LogIndex;
+    /// Whether the first entry asked for may be in it, readable or not.
+    fn may_have_first(&self, ask: &RepairAsk) -> bool;
 }
 
 /// How far the log on a node's disk is what the cluster committed. Beyond, the
@@ -72,6 +74,7 @@ pub(super) fn answer(
         committed: term.map(|term| (committed, term)),
         log_first: held.first(),
         snapshot_index,
+        lacks_first: snapshot_index < ask.first && !held.may_have_first(&ask),
     })
 }
 
@@ -91,6 +94,11 @@ impl Held for WalReader {
 
     fn first(&self) -> LogIndex {
         self.bounds().0
+    }
+
+    fn may_have_first(&self, ask: &RepairAsk) -> bool {
+        let positions = [ask.anchor, (ask.first, ask.anchor.1)];
+        ask.first < self.bounds().0 || self.hold(&positions).contains(&true)
     }
 }
 
@@ -119,6 +127,11 @@ impl Held for Salvage {
 
     fn first(&self) -> LogIndex {
         LogIndex(1)
+    }
+
+    fn may_have_first(&self, _ask: &RepairAsk) -> bool {
+        // It may have been here, and be lost.
+        true
     }
 }
 
@@ -168,6 +181,17 @@ pub(super) struct Repair {
     progress: RepairProgress,
     /// Something was learnt since the last round.
     has_moved: bool,
+    /// The peers are all that is left of the cluster.
+    is_forced: bool,
+}
+
+/// An entry that nobody who is left has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nowhere {
+    /// It was not known to be committed: the log ends before it now.
+    Cut(LogIndex),
+    /// It was committed: this node cannot be whole again.
+    Committed(LogIndex),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -176,6 +200,8 @@ struct Asked {
     turn: u64,
     /// Position that its newest snapshot covers, as it said.
     snapshot_index: LogIndex,
+    /// Position for which it has nothing, as it said last.
+    lacks: Option<LogIndex>,
 }
 
 /// Words for peers.
@@ -190,9 +216,35 @@ impl Repair {
             peers: peers.map(|id| (id, Asked::default())).collect(),
             progress: RepairProgress::default(),
             has_moved: true,
+            is_forced: false,
         };
         repair.count();
         repair
+    }
+
+    /// An operator says that these are all that is left of the cluster: nobody
+    /// else is asked.
+    pub fn only_among(&mut self, survivors: impl Iterator<Item = NodeId>) {
+        self.peers = survivors.map(|id| (id, Asked::default())).collect();
+        self.is_forced = true;
+    }
+
+    /// Looks whether all that are left have said that they have nothing for
+    /// the first position that is missing. Then no copy exists, and no leader
+    /// among them counts on this node's: a leader holds what it was told of.
+    pub fn settle_lost(&mut self) -> Option<Nowhere> {
+        let first = self.progress.first_missing?;
+        let mut peers = self.peers.values();
+        if !self.is_forced || !peers.all(|asked| asked.lacks == Some(first)) {
+            return None;
+        }
+        if first <= self.salvage.hard_state().commit_index {
+            return Some(Nowhere::Committed(first));
+        }
+        self.salvage.end_before(first, self.snapshot);
+        self.has_moved = true;
+        self.count();
+        Some(Nowhere::Cut(first))
     }
 
     /// Whether nothing is missing.
@@ -258,6 +310,7 @@ impl Repair {
             return Words::new();
         };
         asked.snapshot_index = answer.snapshot_index;
+        asked.lacks = answer.lacks_first.then_some(answer.ask.first);
         let anchor = answer.is_anchored.then_some(answer.ask.anchor);
         let (before, fetched) = (self.progress, self.progress.fetched);
         let superseded = answer.committed.is_some_and(|committed| {

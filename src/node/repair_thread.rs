@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
+use crate::raft::Recovered;
 use crate::snapshot::SnapshotError;
 use crate::store::Store;
 use crate::sync::queue::{Nothing, Receiver};
@@ -22,7 +23,7 @@ use super::error::NodeError;
 use super::event::Event;
 use super::identity::DirectoryIdentity;
 use super::peers::Peers;
-use super::repair::{Repair, RepairProgress};
+use super::repair::{Nowhere, Repair, RepairProgress};
 use super::snapshots::Snapshots;
 use super::wal_thread::chain;
 
@@ -32,6 +33,21 @@ pub(super) struct Patient {
     pub cluster: ClusterId,
     /// The newest membership that is known for certain, and where.
     pub membership: (LogIndex, Arc<Membership>),
+    /// What is known of the log: of its entries, the memberships.
+    pub known: Recovered,
+}
+
+impl Patient {
+    /// An operator says who is left of the cluster: nobody else is asked.
+    pub fn follow(&mut self, own: NodeId, survivors: Membership) {
+        tracing::warn!(
+            ?survivors,
+            "an operator says who is left of the cluster: nobody else is asked for what is lost"
+        );
+        let others = survivors.members.keys().copied();
+        self.repair.only_among(others.filter(|id| *id != own));
+        self.membership.1 = Arc::new(survivors);
+    }
 }
 
 /// Whether a node that does not open for this reason may be repaired.
@@ -66,11 +82,12 @@ pub(super) fn examine(
     let snapshot = newest_snapshot(snapshots, store)?;
     let position = snapshot.map_or(NO_SNAPSHOT, |it| (it.index, it.term));
     salvage.check(position, options).map_err(unrepairable)?;
-    let membership = newest_membership(&salvage, snapshots, position);
     apply_certain(&salvage, position, store);
+    let known = what_is_known(&salvage, snapshots, position, store.applied_index());
+    let membership = newest_membership(&known);
     let peers = membership.1.members.keys().copied();
     let peers: Vec<NodeId> = peers.filter(|id| *id != identity.id).collect();
-    if peers.is_empty() {
+    if peers.is_empty() && !salvage.missing(position).is_empty() {
         let reason = "no other member of the cluster is known";
         return Err(NodeError::Unrepairable(reason.into()));
     }
@@ -78,6 +95,7 @@ pub(super) fn examine(
         repair: Repair::new(salvage, position, peers.into_iter()),
         cluster: owner.cluster,
         membership,
+        known,
     })
 }
 
@@ -132,27 +150,35 @@ fn apply_certain(salvage: &Salvage, snapshot: Position, store: &mut Store) {
     }
 }
 
-/// The newest membership that anything readable tells of, a snapshot whose
-/// content is lost included: it says whom to ask, no more.
-fn newest_membership(
+/// What anything readable tells of the log, a snapshot whose content is lost
+/// included: it says who the members are, no more.
+fn what_is_known(
     salvage: &Salvage,
     snapshots: &Snapshots,
     snapshot: Position,
-) -> (LogIndex, Arc<Membership>) {
+    applied_index: LogIndex,
+) -> Recovered {
     let covers = snapshots.directory().covers().into_iter();
-    let mut newest = covers
-        .map(|meta| (meta.membership_index, meta.membership))
-        .max_by_key(|(index, _)| *index)
-        .unwrap_or_default();
-    for index in snapshot.0.0 + 1..=salvage.last().0.0 {
-        if let Some(entry) = salvage.entry(LogIndex(index))
-            && let EntryPayload::Membership(membership) = &entry.payload
-            && newest.0 <= entry.index
-        {
-            newest = (entry.index, Arc::clone(membership));
-        }
+    let behind = (snapshot.0.0 + 1..=salvage.last().0.0).map(LogIndex);
+    let entries = behind.filter_map(|index| salvage.entry(index));
+    let memberships = entries.filter(|it| matches!(it.payload, EntryPayload::Membership(_)));
+    Recovered {
+        hard_state: salvage.hard_state(),
+        snapshot: covers.max_by_key(|meta| meta.index),
+        entries: memberships.cloned().collect(),
+        applied_index,
     }
-    newest
+}
+
+fn newest_membership(known: &Recovered) -> (LogIndex, Arc<Membership>) {
+    let covered = known.snapshot.iter();
+    let covered = covered.map(|meta| (meta.membership_index, &meta.membership));
+    let entries = known.entries.iter().filter_map(|it| match &it.payload {
+        EntryPayload::Membership(membership) => Some((it.index, membership)),
+        _ => None,
+    });
+    let newest = covered.chain(entries).max_by_key(|(index, _)| *index);
+    newest.map_or_else(Default::default, |(index, it)| (index, Arc::clone(it)))
 }
 
 /// Where a repair shows how far it is.
@@ -235,6 +261,16 @@ impl RepairThread {
         salvage
             .check(snapshot, &self.options)
             .map_err(|error| chain(&unrepairable(error)))?;
+        match self.repair.settle_lost() {
+            None => {}
+            Some(Nowhere::Cut(first)) => tracing::error!(
+                first = first.0,
+                "no server that is left has this entry: the log ends before it"
+            ),
+            Some(Nowhere::Committed(first)) => {
+                return Err(NodeError::NoSurvivorHas(first).to_string());
+            }
+        }
         let words = self.repair.round();
         self.send(words);
         let progress = self.repair.progress();
@@ -310,8 +346,9 @@ const IDLE_ADVICE: &str = "\
 no peer gives what this node lost: start the other members. If its other copies are lost for good \
 and the others have a leader, remove this node from the cluster (`operator raft remove-peer`), \
 empty its data directory, and let it join again. If there is no leader without this node (other \
-members are lost, or lost the same), leave it stopped and make a cluster of the members whose logs \
-are whole: `holdfast operator recover`. A damaged node does not follow raft/peers.json";
+members are lost, or lost the same), stop it and make a cluster of the members whose logs are \
+whole: `holdfast operator recover`. If none is, or this one holds what they lack, name it in their \
+raft/peers.json too: it then asks only those named, and gives up what none of them has";
 
 /// How often everybody is asked again.
 pub(super) const ROUND: Duration = Duration::from_millis(200);

@@ -128,32 +128,17 @@ pub(super) fn forced(
     recovered: &Recovered,
 ) -> Result<Option<Forced>, SurvivorsError> {
     let folder = directory.join(FOLDER);
-    let (theirs, own) = (folder.join(OPERATORS_FILE), folder.join(OWN_FILE));
-    let commit = committed(recovered);
-    let stored = if disk.exists(&theirs)? {
-        let stored = Stored {
-            version: VERSION,
-            term: recovered.hard_state.term.0,
-            peers: parse(&read(disk.as_ref(), &theirs)?, &theirs)?,
-        };
-        // Checked before it is taken over.
-        membership(&stored.peers, identity, recovered)?;
-        let bytes = serde_json::to_vec_pretty(&stored).unwrap_or_default();
-        replace_file(disk.as_ref(), &folder, OWN_FILE, &bytes)?;
-        disk.remove(&theirs)?;
-        disk.sync_dir(&folder)?;
-        stored
-    } else if disk.exists(&own)? {
-        let stored: Stored = parse(&read(disk.as_ref(), &own)?, &own)?;
-        if stored.version != VERSION {
-            let reason = format!("version {}, this program knows {VERSION}", stored.version);
-            return Err(malformed(&own, reason));
-        }
-        stored
-    } else {
+    let Some((stored, is_new)) = told(disk.as_ref(), &folder, recovered)? else {
         return Ok(None);
     };
+    // Checked before it is taken over.
     let membership = membership(&stored.peers, identity, recovered)?;
+    if is_new {
+        let bytes = serde_json::to_vec_pretty(&stored).unwrap_or_default();
+        replace_file(disk.as_ref(), &folder, OWN_FILE, &bytes)?;
+        disk.remove(&folder.join(OPERATORS_FILE))?;
+        disk.sync_dir(&folder)?;
+    }
     let forget = forgetter(Arc::clone(disk), folder);
     if is_said(recovered, &stored) {
         if let Err(reason) = forget() {
@@ -167,10 +152,55 @@ pub(super) fn forced(
     );
     Ok(Some(Forced {
         membership: Arc::new(membership),
-        since: commit,
+        since: committed(recovered),
         term: Term(stored.term),
         forget,
     }))
+}
+
+/// Who an operator says is left, to a node whose log is damaged: nobody else is
+/// asked for what it lost. Both files stay as they are. `known`: what is still
+/// known of the log.
+///
+/// # Errors
+/// See [`SurvivorsError`].
+pub(super) fn named(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: &DirectoryIdentity,
+    known: &Recovered,
+) -> Result<Option<Membership>, SurvivorsError> {
+    let stored = told(disk, &directory.join(FOLDER), known)?;
+    match stored.filter(|(stored, _)| !is_said(known, stored)) {
+        Some((stored, _)) => membership(&stored.peers, identity, known).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What an operator says, and whether it was not taken over before.
+fn told(
+    disk: &dyn Disk,
+    folder: &Path,
+    recovered: &Recovered,
+) -> Result<Option<(Stored, bool)>, SurvivorsError> {
+    let (theirs, own) = (folder.join(OPERATORS_FILE), folder.join(OWN_FILE));
+    if disk.exists(&theirs)? {
+        let stored = Stored {
+            version: VERSION,
+            term: recovered.hard_state.term.0,
+            peers: parse(&read(disk, &theirs)?, &theirs)?,
+        };
+        return Ok(Some((stored, true)));
+    }
+    if !disk.exists(&own)? {
+        return Ok(None);
+    }
+    let stored: Stored = parse(&read(disk, &own)?, &own)?;
+    if stored.version != VERSION {
+        let reason = format!("version {}, this program knows {VERSION}", stored.version);
+        return Err(malformed(&own, reason));
+    }
+    Ok(Some((stored, false)))
 }
 
 fn committed(recovered: &Recovered) -> LogIndex {

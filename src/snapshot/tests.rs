@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::format::VERSION;
 use super::*;
 use crate::disk::{Disk, Fate, MemoryDisk};
 use crate::types::{
@@ -131,34 +132,59 @@ fn snapshot_written_reads_back() {
     assert_eq!(names(&disk), [name]);
 }
 
-/// Pins the format: a change of these bytes needs a new version.
+/// The bytes of a small snapshot, a file a version of the format. `UPDATE=1`
+/// rewrites that of the newest; its difference is a change of the format and
+/// needs a new version.
 #[test]
-fn snapshot_bytes_are_pinned() {
+fn bytes_of_every_version_are_pinned_and_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/snapshot/testdata");
+    let file = |version: u16| folder.join(format!("v{version}.hex"));
     let directory = open(&MemoryDisk::new());
-    let info = write(&directory, 11, &few_records());
-    let bytes = file_bytes(&directory, &info);
-    assert_eq!(
-        hex::encode(&bytes[..128]),
-        concat!(
-            "4846534e4150303101000100001000",
-            "00636c75737465722d6964656e74697479",
-            "0b0000000000000003000000000000000200000000000000",
-            "040000000000000001000000",
-        )
-        .to_owned()
-            + &hex::encode(&bytes[68..72])
-            + "7766554433221100efcdab8967452301"
-            + "090000000000000002000000000000000100000000000000"
-            + &"00".repeat(16)
-    );
-    assert_eq!(
-        &bytes[4096..4096 + 4 + 4 + 4],
-        b"HFSC\0\0\0\0\x5a\0\0\0".as_slice()
-    );
-    assert_eq!(hex::encode(info.sha256), GOLDEN_SHA256);
+    let written = write(&directory, 11, &few_records());
+    let dump = dump(&file_bytes(&directory, &written));
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(&folder).expect("creates");
+        std::fs::write(file(VERSION), &dump).expect("writes");
+    }
+    for version in 1..=VERSION {
+        let pinned = std::fs::read_to_string(file(version)).expect("run once with UPDATE=1");
+        if version == VERSION {
+            assert_eq!(dump, pinned);
+        }
+        // And these bytes, not only this program's memory of them, are that state.
+        let (_, directory) = directory_holding(&undump(&pinned));
+        let info = directory.newest().expect("is sound");
+        assert_eq!(info.meta, meta(11));
+        assert_eq!(info.cluster, CLUSTER);
+        assert_eq!(read(&directory, &info), few_records());
+        directory.verify(&info).expect("is sound to the last byte");
+    }
 }
 
-const GOLDEN_SHA256: &str = "0f46271d74cc54d3262b65e7bb7fcbb1fa2b534fbc1390cd23ddf98242ab6ba0";
+/// Sixteen bytes a line; lines of zeros are left out.
+fn dump(bytes: &[u8]) -> String {
+    let mut text = format!("{} bytes\n", bytes.len());
+    for (line, bytes) in bytes.chunks(16).enumerate() {
+        if bytes.iter().any(|&byte| byte != 0) {
+            text += &format!("{:06x} {}\n", line * 16, hex::encode(bytes));
+        }
+    }
+    text
+}
+
+fn undump(text: &str) -> Vec<u8> {
+    let mut lines = text.lines();
+    let length = lines.next().and_then(|line| line.split(' ').next());
+    let length = length.and_then(|it| it.parse().ok()).expect("a length");
+    let mut bytes = vec![0; length];
+    for line in lines {
+        let (offset, digits) = line.split_once(' ').expect("an offset and bytes");
+        let offset = usize::from_str_radix(offset, 16).expect("an offset");
+        let line = hex::decode(digits).expect("bytes");
+        bytes[offset..offset + line.len()].copy_from_slice(&line);
+    }
+    bytes
+}
 
 #[test]
 fn equal_states_give_equal_bytes() {

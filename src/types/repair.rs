@@ -47,6 +47,10 @@ pub struct RepairAnswer {
     pub log_first: LogIndex,
     /// What the newest durable snapshot there covers; 0 without one.
     pub snapshot_index: LogIndex,
+    /// A node that has lost nothing has nothing for the first position asked
+    /// for: not the entry, nor a snapshot that covers it. Of one that has lost
+    /// something this is never known.
+    pub lacks_first: bool,
 }
 
 impl RepairMessage {

@@ -626,6 +626,24 @@ impl Salvage {
         true
     }
 
+    /// Gives up what this log holds from a missing position on: nobody has the
+    /// entry there any more. What a snapshot of this node covers stays.
+    ///
+    /// Panics if the entry was committed.
+    pub fn end_before(&mut self, first: LogIndex, snapshot: Position) {
+        assert!(self.hard_state.commit_index < first);
+        self.terms.split_off(&first);
+        if first <= snapshot.0 {
+            self.terms.clear();
+        }
+        if snapshot.0 > LogIndex(0) {
+            self.terms.insert(snapshot.0, snapshot.1);
+        }
+        let last = self.terms.last_key_value();
+        self.last = last.map_or(Position::default(), |(at, of)| (*at, *of));
+        assert!(self.is_consistent());
+    }
+
     /// Writes the log anew behind the damaged one, beginning after a snapshot
     /// of this node (0: none). Once its segment has its name, opening the log
     /// finds only the new one, and removes the old. Blocks.

@@ -2,11 +2,11 @@
 //! by real threads over real connections, or refused with the way out.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use holdfast::disk::AppendMode;
 use holdfast::node::{NodeError, RaftNode};
-use holdfast::physical::Physical;
+use holdfast::physical::{Backend, Physical};
 
 use crate::cluster::{Cluster, Home, Shape, confirmed, eventually};
 
@@ -151,6 +151,73 @@ async fn damaged_snapshots_come_from_a_peer() {
     flip(&segments[0], true);
     cluster.restart(victim).await;
     check_all(&mut cluster, victim).await;
+}
+
+/// Puts `raft/peers.json` that names these beside the log of each of them.
+fn name_survivors(cluster: &Cluster, survivors: &[usize]) {
+    let named = survivors.iter().map(|index| {
+        let member = &cluster.members[*index];
+        let (name, address) = (&member.name, &member.options.cluster_address);
+        format!(r#"{{"id":"{name}","address":"{address}"}}"#)
+    });
+    let text = format!("[{}]", named.collect::<Vec<_>>().join(","));
+    for index in survivors {
+        let Home::Folder(folder) = &cluster.members[*index].home else {
+            panic!("a folder");
+        };
+        let folder = folder.path().join("data/raft");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("peers.json"), &text).unwrap();
+    }
+}
+
+fn newest_filled(cluster: &Cluster, index: usize) -> PathBuf {
+    let segments = files(cluster, index, "wal", ".wal");
+    let mut filled = segments.into_iter().filter(|it| batches(it).len() > 2);
+    filled.next_back().unwrap()
+}
+
+/// The third is gone for good: the two that are left lost different entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_survivors_repair_each_other_and_lead_again() {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    for index in 0..3 {
+        cluster.down(index).await;
+    }
+    flip(&newest_filled(&cluster, 0), false);
+    let segments = files(&cluster, 1, "wal", ".wal");
+    flip(
+        segments.iter().find(|it| batches(it).len() > 2).unwrap(),
+        true,
+    );
+    name_survivors(&cluster, &[0, 1]);
+    for index in [0, 1] {
+        cluster.restart(index).await;
+    }
+    for index in [0, 1] {
+        check_all(&mut cluster, index).await;
+    }
+    cluster.write("after", "1").await;
+    assert_eq!(cluster.members[0].node().servers().1.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survivor_that_lost_what_was_committed_says_what_to_do() {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    for index in 0..3 {
+        cluster.down(index).await;
+    }
+    flip(&newest_filled(&cluster, 0), false);
+    name_survivors(&cluster, &[0]);
+    let said = Arc::new(Mutex::new(String::new()));
+    let hook = Arc::clone(&said);
+    cluster.members[0].options.on_failure =
+        Arc::new(move |reason| *hook.lock().unwrap() = reason.to_owned());
+    cluster.restart(0).await;
+    eventually("it says so", async || !said.lock().unwrap().is_empty()).await;
+    let words = said.lock().unwrap().clone();
+    assert!(words.contains("was committed"), "{words}");
+    assert!(words.contains("operator recover -apply"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

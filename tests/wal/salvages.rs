@@ -368,6 +368,22 @@ fn block_of(disk: &MemoryDisk, segment: usize, flag: u16) -> u64 {
     blocks.position(begins).unwrap() as u64
 }
 
+/// Loses the batch of one entry.
+fn lose_entry(disk: &MemoryDisk, index: u64) {
+    let index = index.to_le_bytes();
+    for segment in 0..segment_paths(disk).len() {
+        let map = disk.map(&segment_paths(disk)[segment]).unwrap();
+        let mut blocks = map.bytes().chunks(BLOCK as usize);
+        let holds = |block: &[u8]| {
+            block.starts_with(b"HFB1") && block[40..48] == index && block[48..56] == index
+        };
+        if let Some(block) = blocks.position(holds) {
+            return lose(disk, segment, block as u64);
+        }
+    }
+    panic!("no batch of that entry alone");
+}
+
 fn lose(disk: &MemoryDisk, segment: usize, block: u64) {
     let path = &segment_paths(disk)[segment];
     disk.overwrite(path, block * BLOCK, &[0xA5; BLOCK as usize])
@@ -540,6 +556,41 @@ fn end_that_goes_back_is_of_a_later_term() {
     // One that covers all takes nothing back.
     let snapshot = (LogIndex(9), Term(4));
     assert_eq!(rewrite(salvaged, snapshot), (Term(4), voted));
+}
+
+/// What nobody has any more is given up: the log ends before it, or with the
+/// snapshot of this node, in a later term.
+#[test]
+fn log_ends_before_what_nobody_has() {
+    let mut history = History::new();
+    history.append(|m| m.append(1, &[10, 20]));
+    history.append(|m| m.hard_state(4, Some(1), 2));
+    history.append(|m| m.append(4, &[30]));
+    history.append(|m| m.append(4, &[40]));
+    history.append(|m| m.append(4, &[50]));
+    history.wal.mark_idle().unwrap();
+    lose_entry(&history.disk, 4);
+    let salvaged = salvage(&history.disk, dir(), None).unwrap();
+    assert_eq!(salvaged.missing(NO_SNAPSHOT)[0].first, LogIndex(4));
+    let end = |snapshot: Position, first: u64| {
+        let mut salvaged = salvaged.clone();
+        salvaged.end_before(LogIndex(first), snapshot);
+        assert!(salvaged.missing(snapshot).is_empty());
+        let disk = history.disk.duplicate();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        salvaged
+            .rewrite(&shared, dir(), snapshot, &options(BLOCKS))
+            .unwrap();
+        let (_, opened) = open(&disk, options(BLOCKS)).unwrap();
+        let indexes: Vec<u64> = opened.entries.iter().map(|it| it.index.0).collect();
+        let state = opened.hard_state;
+        assert_eq!((state.term, state.vote), (Term(5), None));
+        (opened.base.0.0, indexes, state.commit_index.0)
+    };
+    assert_eq!(end(NO_SNAPSHOT, 4), (0, vec![1, 2, 3], 2));
+    assert_eq!(end((LogIndex(2), Term(1)), 4), (2, vec![3], 2));
+    assert_eq!(end((LogIndex(3), Term(4)), 4), (3, vec![], 3));
+    assert_eq!(end((LogIndex(4), Term(4)), 4), (4, vec![], 4));
 }
 
 #[test]

@@ -81,7 +81,11 @@ impl Report {
         let found = survey(disk, &wal, expected, &mut |seen| log.see(seen)).context("read log")?;
         match &found.outcome {
             Outcome::Clean | Outcome::TornTail { .. } => {}
-            outcome => bail!("the log is {outcome}: see holdfast wal verify"),
+            outcome => bail!(
+                "the log is {outcome}: see holdfast wal verify. Leave this one out; or, if the \
+                 others may lack what it holds, add it to their raft/peers.json by hand: it is \
+                 then repaired from the servers named there"
+            ),
         }
         if let Some(flaw) = log.flaw {
             return Err(flaw);

@@ -176,6 +176,7 @@ fn snapshot_is_asked_for_when_entries_do_not_come() {
         committed: None,
         log_first: LogIndex(5),
         snapshot_index: LogIndex(4),
+        lacks_first: false,
     });
     repair.handle(NodeId(3), told);
     assert!((0..20).any(|_| asked(&mut repair)));
@@ -231,6 +232,70 @@ fn answers_are_bounded_and_within_the_question() {
     ] {
         assert_eq!(told(first, last, anchor).1, Vec::<u64>::new());
     }
+}
+
+/// Two servers are left beside the patient, with these logs.
+fn forced(repair: &mut Repair, logs: [(&[u64], u64, u64); 2]) {
+    repair.only_among([NodeId(2), NodeId(3)].into_iter());
+    let logs = logs.map(|(terms, commit, snapshot)| (log(terms, commit).1, commit, snapshot));
+    let readers: Vec<_> = logs.iter().map(|(wal, ..)| wal.reader()).collect();
+    let peers: Vec<(NodeId, &dyn Held, u64, u64)> = (2..)
+        .zip(&readers)
+        .zip(&logs)
+        .map(|((id, reader), (_, commit, snapshot))| {
+            (NodeId(id), reader as &dyn Held, *commit, *snapshot)
+        })
+        .collect();
+    for _ in 0..5 {
+        converse(repair, &peers);
+    }
+}
+
+#[test]
+fn entry_that_nobody_left_has_ends_the_log() {
+    let mut repair = patient(&[1, 1, 2, 2, 2], 2, &[4]);
+    forced(&mut repair, [(&[1, 1, 2], 1, 0), (&[1, 1], 1, 0)]);
+    assert_eq!(repair.settle_lost(), Some(Nowhere::Cut(LogIndex(4))));
+    assert!(repair.is_whole());
+    assert_eq!(repair.salvage().last(), (LogIndex(3), Term(2)));
+    assert_eq!(repair.settle_lost(), None);
+}
+
+#[test]
+fn committed_entry_that_nobody_left_has_is_not_given_up() {
+    let mut repair = patient(&[1, 1, 2, 2, 2], 4, &[4]);
+    forced(&mut repair, [(&[1, 1, 2], 3, 0), (&[1, 1], 1, 0)]);
+    assert_eq!(repair.settle_lost(), Some(Nowhere::Committed(LogIndex(4))));
+    assert_eq!(repair.salvage().last(), (LogIndex(5), Term(2)));
+}
+
+#[test]
+fn nothing_is_given_up_while_a_copy_may_exist() {
+    // Nobody says that the others are lost for good.
+    let mut repair = patient(&[1, 1, 2, 2, 2], 2, &[4]);
+    let (_disk, short) = log(&[1, 1, 2], 1);
+    let short = short.reader();
+    let both = [
+        (NodeId(2), &short as &dyn Held, 1, 0),
+        (NodeId(3), &short as &dyn Held, 1, 0),
+    ];
+    converse(&mut repair, &both);
+    assert_eq!(repair.settle_lost(), None);
+    // One has not answered.
+    repair.only_among([NodeId(2), NodeId(3)].into_iter());
+    converse(&mut repair, &both[..1]);
+    assert_eq!(repair.settle_lost(), None);
+    // One has a snapshot that covers it.
+    let covering = [both[0], (NodeId(3), &short as &dyn Held, 1, 4)];
+    converse(&mut repair, &covering);
+    assert_eq!(repair.settle_lost(), None);
+    // One lost something itself.
+    let other = patient(&[1, 1, 2, 2, 2], 2, &[4]);
+    let damaged = [both[0], (NodeId(3), other.salvage() as &dyn Held, 2, 0)];
+    converse(&mut repair, &damaged);
+    assert_eq!(repair.settle_lost(), None);
+    converse(&mut repair, &both);
+    assert_eq!(repair.settle_lost(), Some(Nowhere::Cut(LogIndex(4))));
 }
 
 /// What a node says of its core and its log about a lost entry.
