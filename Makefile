@@ -109,12 +109,16 @@ $(CARGO_MUTANTS):
 	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
 	rm -rf target/tools/build
 
-## Real processes that are copied, wiped, removed, frozen and cut off: needs
-## root, loop devices and network namespaces.
+## Real processes that are copied, wiped, removed, frozen, cut off, and whose
+## files rot or lose what no sync covered: needs root, loop devices and network
+## namespaces.
 faults: server
 	$(JEPSEN) identities
 	$(JEPSEN) bridge
 	$(JEPSEN) stall-disk
+	$(JEPSEN) bit-flips
+	$(JEPSEN) power-cut
+	$(JEPSEN) power-cut --rounds 20 --wal-io mmap
 
 ## Real clients against real processes.
 clients: server $(VENV)/installed

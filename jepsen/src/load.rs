@@ -37,6 +37,7 @@ pub struct Plan {
 /// Running clients. Dropping it ends them.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    is_late: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     clients: Vec<JoinHandle<ClientLog>>,
     started: Instant,
@@ -69,6 +70,7 @@ impl Load {
     /// Starts the clients; client `i` begins with node `i mod n`.
     pub fn start(addresses: &[SocketAddr], token: &str, plan: &Plan) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
+        let is_late = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let tickets = Arc::new(AtomicU64::new(0));
         let clients = (0..plan.clients)
@@ -79,6 +81,7 @@ impl Load {
                     addresses: addresses.to_vec(),
                     token: token.to_owned(),
                     stop: Arc::clone(&stop),
+                    is_late: Arc::clone(&is_late),
                     acknowledged: Arc::clone(&acknowledged),
                     tickets: Arc::clone(&tickets),
                 };
@@ -87,6 +90,7 @@ impl Load {
             .collect();
         Load {
             stop,
+            is_late,
             acknowledged,
             clients,
             started: Instant::now(),
@@ -96,6 +100,12 @@ impl Load {
     /// Acknowledged writes so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Answers that arrive from now on count for nothing: what they answer may
+    /// be undone.
+    pub fn draw_the_line(&self) {
+        self.is_late.store(true, Ordering::SeqCst);
     }
 
     /// Lets every client finish the request under way, then reports.
@@ -141,6 +151,7 @@ struct Writer {
     addresses: Vec<SocketAddr>,
     token: String,
     stop: Arc<AtomicBool>,
+    is_late: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     tickets: Arc<AtomicU64>,
 }
@@ -162,7 +173,11 @@ impl Writer {
             let value = padded(&id, self.plan.value_bytes);
             let begin = Instant::now();
             let path = format!("/v1/{}/{key}", self.plan.mount);
-            let outcome = api::write(&mut client, &path, &value).await;
+            let mut outcome = api::write(&mut client, &path, &value).await;
+            // Looked at after the answer arrived.
+            if outcome == Outcome::Ok && self.is_late.load(Ordering::SeqCst) {
+                outcome = Outcome::Info("answered too late to count".into());
+            }
             if outcome == Outcome::Ok {
                 log.latencies.push(begin.elapsed());
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);

@@ -30,16 +30,36 @@ impl LoopDisk {
         file.set_len(bytes).context("size the image")?;
         fs::create_dir(&mount).with_context(|| format!("create {}", mount.display()))?;
         run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()])?;
-        run(
-            "mount",
-            &[
-                "-o".as_ref(),
-                "loop".as_ref(),
-                image.as_ref(),
-                mount.as_ref(),
-            ],
-        )?;
-        Ok(LoopDisk { image, mount })
+        let disk = LoopDisk { image, mount };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> anyhow::Result<()> {
+        let (image, mount) = (self.image.as_ref(), self.mount.as_ref());
+        run("mount", &["-o".as_ref(), "loop".as_ref(), image, mount])
+    }
+
+    /// Copies what the device holds, without asking the file system on it to
+    /// write anything. Its image must not change meanwhile.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn copy_to(&self, path: &Path) -> anyhow::Result<()> {
+        let (image, sparse) = (self.image.as_ref(), "--sparse=always".as_ref());
+        run("cp", &[sparse, image, path.as_ref()])
+    }
+
+    /// Goes on from such a copy; what was written since is lost. Nothing may
+    /// use the disk.
+    ///
+    /// # Errors
+    /// Something uses it, or the copy cannot be mounted.
+    pub fn replace_by(&self, copy: &Path) -> anyhow::Result<()> {
+        run("umount", &[self.mount.as_ref()])?;
+        let sparse = "--sparse=always".as_ref();
+        run("cp", &[sparse, copy.as_ref(), self.image.as_ref()])?;
+        self.mount()
     }
 
     /// Where it is mounted.

@@ -71,6 +71,12 @@ enum Experiment {
     /// A wiped, a removed, a copied and a restored data directory: each is
     /// refused with its reason and remedy.
     Identities(scenario::identities::IdentitiesArguments),
+    /// Bits flip in every kind of file of a follower that is down: it repairs
+    /// itself or refuses, and nothing wrong is ever read.
+    BitFlips(scenario::bit_flips::BitFlipsArguments),
+    /// The power fails on all nodes at one instant, again and again: what was
+    /// answered before is there afterwards. Needs root.
+    PowerCut(scenario::power_cut::PowerCutArguments),
     /// A follower misses many writes and several compactions, comes back,
     /// catches up by snapshot and serves.
     Lag(scenario::lag::LagArguments),
@@ -90,6 +96,8 @@ impl Experiment {
             Experiment::StallDisk(arguments) => scenario::stall_disk::run(arguments).await,
             Experiment::Bridge(arguments) => scenario::bridge::run(arguments).await,
             Experiment::Identities(arguments) => scenario::identities::run(arguments).await,
+            Experiment::BitFlips(arguments) => scenario::bit_flips::run(arguments).await,
+            Experiment::PowerCut(arguments) => scenario::power_cut::run(arguments).await,
             Experiment::Lag(arguments) => scenario::lag::run(arguments).await,
             Experiment::Bench(arguments) => bench::run(arguments).await,
             Experiment::Storage(arguments) => storage::run(&arguments),

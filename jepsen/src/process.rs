@@ -29,6 +29,8 @@ pub struct Tuning {
     pub snapshot_threshold: Option<u32>,
     /// `trailing_logs`; the server's default when `None`.
     pub trailing_logs: Option<u32>,
+    /// `wal_io`, how Holdfast appends; its default when `None`.
+    pub wal_io: Option<String>,
 }
 
 /// Where a node runs; by default on loopback, beside the others.
@@ -300,6 +302,12 @@ fn configuration(
     let settings: String = settings
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| format!("  {key} = {value}\n")))
+        .chain(
+            tuning
+                .wal_io
+                .iter()
+                .map(|way| format!("  wal_io = \"{way}\"\n")),
+        )
         .collect();
     format!(
         r#"storage "raft" {{
