@@ -30,6 +30,8 @@ pub(super) enum ApplyCommand {
         index: LogIndex,
         replies: Vec<ReadReply>,
     },
+    /// Take a snapshot, due or not.
+    TakeSnapshot,
     /// The snapshotter is free again.
     SnapshotEnded,
     /// The raft thread has ended: nothing follows.
@@ -60,6 +62,8 @@ pub(super) struct ApplyState {
     /// Entry bytes applied since the last snapshot was begun.
     bytes_since: u64,
     snapshotting: bool,
+    /// A snapshot is asked for, due or not.
+    is_wanted: bool,
     stopping: bool,
     reads: BTreeMap<LogIndex, Vec<ReadReply>>,
     /// Answers due once the picture is published.
@@ -133,6 +137,7 @@ impl ApplyThread {
                 self.state.reads.entry(index).or_default().extend(replies);
                 self.state.forget_abandoned();
             }
+            ApplyCommand::TakeSnapshot => self.state.is_wanted = true,
             ApplyCommand::SnapshotEnded => self.state.snapshotting = false,
             ApplyCommand::Stop => self.state.stopping = true,
         }
@@ -218,12 +223,14 @@ impl ApplyThread {
         let applied = self.store.applied_index();
         let entries = applied.0.saturating_sub(self.state.snapshot_index.0);
         let due = entries >= self.thresholds.entries
-            || (entries > 0 && self.state.bytes_since >= self.thresholds.bytes);
+            || (entries > 0 && self.state.bytes_since >= self.thresholds.bytes)
+            || (self.state.is_wanted && applied > LogIndex(0));
         if !due || self.state.snapshotting || self.state.stopping {
             return;
         }
         if self.snapshotter.send(self.store.view()).is_ok() {
             self.state.snapshotting = true;
+            self.state.is_wanted = false;
             self.state.snapshot_index = applied;
             self.state.bytes_since = 0;
         }

@@ -55,6 +55,8 @@ pub(super) enum Event {
     Durable(Mark),
     /// From the snapshotter.
     SnapshotTaken(SnapshotMeta),
+    /// From the upkeep: a snapshot is wanted, due or not.
+    TakeSnapshot,
     /// From the transport.
     SnapshotStreamed {
         to: NodeId,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -110,6 +110,8 @@ pub(super) struct Running {
 pub(super) struct Network {
     pub(super) transport: Arc<Transport>,
     pub(super) tls: Arc<PeerTls>,
+    /// What `tls` was made from last.
+    pub(super) keyring: ArcSwap<Vec<u8>>,
     /// Keeps what is seen of the peers on disk.
     pub(super) keeper: AbortHandle,
 }
@@ -349,10 +351,10 @@ impl Inner {
             // A node alone has no peers; `start` brings the keyring anew.
             return Ok(());
         };
-        network
-            .tls
-            .replace(keyring)
-            .map_err(|error| refused(&error))
+        let replaced = network.tls.replace(keyring);
+        replaced.map_err(|error| refused(&error))?;
+        network.keyring.store(Arc::new(keyring.to_vec()));
+        Ok(())
     }
 
     fn facts(&self) -> Facts {

@@ -5,7 +5,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::network::{Alone, Connected, Departures, Greetings, PeerHandler};
@@ -16,7 +18,7 @@ use crate::store::Store;
 use crate::sync::queue::{self, Receiver, Sender};
 use crate::sync::thread::Builder;
 use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, NodeId};
-use crate::wal::{Identity, Wal, WalScrub};
+use crate::wal::{Damage, Identity, Wal, WalScrub};
 
 use super::belonging::OwnDirectory;
 use super::event::{Event, EventSender};
@@ -83,7 +85,10 @@ impl Inner {
         let greetings = Greetings::new(&self.hello(ClusterId(cluster)));
         let (events, receiver) = EventSender::new();
         let foundation = self.foundation(Timings::alone(), Arc::new(Alone { greetings }), events);
-        self.run(&mut lifecycle, foundation, receiver, recovery, None)?;
+        // Nobody mends the log of a node that is about to be sealed again.
+        let (flaws, _) = unbounded_channel();
+        let started = (receiver, flaws);
+        self.run(&mut lifecycle, foundation, started, recovery, None)?;
         let mut leadership = self.leadership.subscribe();
         let leads = leadership.wait_for(|leadership| leadership.is_leader);
         match tokio::time::timeout(BOOTSTRAP_WAIT, leads).await {
@@ -154,7 +159,7 @@ impl Inner {
     }
 
     /// Opens the cluster port and runs; stays stopped when that fails.
-    async fn start_network(
+    pub(super) async fn start_network(
         self: &Arc<Self>,
         lifecycle: &mut Lifecycle,
         keyring: &[u8],
@@ -181,7 +186,7 @@ impl Inner {
         self.durable.set(durable_end(&recovery.1.recovered));
         let own = self.hello(recovery.1.cluster);
         let (events, receiver) = EventSender::new();
-        let (network, connected) = match self.open_port(own, tls, &events) {
+        let (network, connected) = match self.open_port(own, (tls, keyring), &events) {
             Ok(opened) => opened,
             Err(error) => {
                 let (store, recovery) = recovery;
@@ -196,14 +201,18 @@ impl Inner {
             network.transport.learn(*peer, address);
         }
         let foundation = self.foundation(self.options.timings, Arc::new(connected), events);
-        self.run(lifecycle, foundation, receiver, recovery, Some(network))
+        let (flaws, found) = unbounded_channel();
+        let started = (receiver, flaws);
+        self.run(lifecycle, foundation, started, recovery, Some(network))?;
+        tokio::spawn(Self::mend(Arc::downgrade(self), found));
+        Ok(())
     }
 
     /// Listens on the cluster port; what peers say goes to `events`.
     fn open_port(
         &self,
         own: Hello,
-        tls: Arc<PeerTls>,
+        (tls, keyring): (Arc<PeerTls>, &[u8]),
         events: &EventSender,
     ) -> Result<(Network, Connected), PhysicalError> {
         let greetings = Greetings::new(&own);
@@ -241,6 +250,7 @@ impl Inner {
         let network = Network {
             transport,
             tls,
+            keyring: ArcSwap::from_pointee(keyring.to_vec()),
             keeper: keeper.abort_handle(),
         };
         Ok((network, connected))
@@ -263,7 +273,8 @@ impl Inner {
             index: salvage.last().0.max(patient.repair.snapshot().0),
         });
         let (events, receiver) = EventSender::new();
-        let opened = self.open_port(self.hello(patient.cluster), tls, &events);
+        let own = self.hello(patient.cluster);
+        let opened = self.open_port(own, (tls, keyring), &events);
         let (network, connected) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -331,7 +342,9 @@ impl Inner {
                 Ok(Ending::Whole) => {
                     tracing::info!("the log is whole again");
                     if let Err(error) = self.start_network(&mut lifecycle, &keyring, &[]).await {
-                        tracing::error!(%error, "the repaired node does not start");
+                        // It must not stay out of service unnoticed.
+                        let reason = format!("start on the repaired log: {}", chain(&error));
+                        self.failure.report(&reason);
                     }
                 }
                 Err(reason) => self.failure.report(&reason),
@@ -428,7 +441,12 @@ impl Inner {
     }
 
     /// Starts measuring and scrubbing; it ends when what it gives is dropped.
-    fn begin_upkeep(&self, recovery: &Recovery) -> Sender<()> {
+    fn begin_upkeep(
+        &self,
+        recovery: &Recovery,
+        events: &EventSender,
+        flaws: UnboundedSender<Damage>,
+    ) -> Sender<()> {
         let (sender, receiver) = queue::channel();
         let upkeep = Upkeep {
             disk: Arc::clone(&self.disk),
@@ -439,6 +457,9 @@ impl Inner {
             options: self.options.scrub,
             log: WalScrub::new(&recovery.wal.reader()),
             snapshots: SnapshotScrub::new(self.snapshots.directory().clone()),
+            snapshot_files: self.snapshots.directory().clone(),
+            events: events.clone(),
+            flaws,
             log_is_done: false,
             stop: receiver,
         };
@@ -453,12 +474,12 @@ impl Inner {
         &self,
         lifecycle: &mut Lifecycle,
         foundation: Foundation,
-        queue: Receiver<Event>,
+        (queue, flaws): (Receiver<Event>, UnboundedSender<Damage>),
         (store, recovery): (Box<Store>, Box<Recovery>),
         network: Option<Network>,
     ) -> Result<(), PhysicalError> {
         let events = foundation.events.clone();
-        let upkeep = self.begin_upkeep(&recovery);
+        let upkeep = self.begin_upkeep(&recovery, &events, flaws);
         match Threads::spawn(&foundation, queue, *store, *recovery, self.clock) {
             Ok(threads) => {
                 *lifecycle = Lifecycle::Running(threads);
@@ -476,7 +497,7 @@ impl Inner {
         }
     }
 
-    async fn stop_threads(&self, lifecycle: &mut Lifecycle) {
+    pub(super) async fn stop_threads(&self, lifecycle: &mut Lifecycle) {
         let threads = match std::mem::replace(lifecycle, Lifecycle::Broken) {
             Lifecycle::Running(threads) => threads,
             Lifecycle::Repairing(repairing) => {

@@ -71,6 +71,8 @@ mod space;
 
 mod upkeep;
 
+mod mending;
+
 mod threads;
 
 mod handle;

@@ -220,6 +220,14 @@ impl driver::Machine for RuntimePorts {
     }
 }
 
+impl RuntimePorts {
+    /// Has a snapshot taken of what is applied.
+    pub fn take_snapshot(&self) {
+        // The apply thread has ended: then the node is stopping.
+        let _ = self.apply.send(ApplyCommand::TakeSnapshot);
+    }
+}
+
 impl driver::Requests for RuntimePorts {
     fn accepted(&mut self, id: RequestId, index: LogIndex, term: Term) {
         if let Some(mut reply) = self.pending.proposals.remove(&id) {

@@ -148,6 +148,10 @@ impl RaftThread {
             Event::SnapshotStreamed { to, delivered } => Input::SnapshotStreamed { to, delivered },
             Event::Unreachable(peer) => Input::Unreachable(peer),
             Event::Checkpoint(checkpoint) => Input::Checkpoint(checkpoint),
+            Event::TakeSnapshot => {
+                self.ports.take_snapshot();
+                return;
+            }
             Event::PeersChanged => {
                 self.progress.standing = None;
                 return;

@@ -1,21 +1,28 @@
 //! What a running node does beside its work: measures the disk, and reads its
 //! closed log segments and snapshots again at a bounded rate.
 //!
-//! A flaw is told in the log and remembered; nothing is changed here. Whoever
-//! repairs takes the [`Finding`] from there.
+//! A flaw is told in the log and remembered. A snapshot that has one is set
+//! aside, and another taken of the state in memory; a log that has one is
+//! repaired by `mending.rs`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::disk::Disk;
-use crate::snapshot::{SnapshotScrub, SnapshotScrubbed};
+use crate::snapshot::{
+    SnapshotDirectory, SnapshotError, SnapshotInfo, SnapshotScrub, SnapshotScrubbed,
+};
 use crate::sync::queue::{Nothing, Receiver};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{LogIndex, Term};
 use crate::wal::{Damage, Scrubbed, WalScrub};
 
 use super::board::Board;
+use super::event::{Event, EventSender};
 use super::options::ScrubOptions;
 use super::space::Space;
 use super::wal_thread::chain;
@@ -54,8 +61,11 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Times that everything was read.
     pub rounds: u64,
-    /// Flaws that are there, each once; at most [`FINDINGS_MAX`].
+    /// Flaws found, each once; at most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
+    /// How often one was repaired: a snapshot set aside and another asked for,
+    /// a log written anew.
+    pub repaired: u64,
 }
 
 /// Findings kept.
@@ -65,6 +75,8 @@ pub const FINDINGS_MAX: usize = 100;
 #[derive(Default)]
 pub(super) struct ScrubBoard {
     status: Mutex<ScrubStatus>,
+    /// Segments that a repair was begun for.
+    begun: Mutex<BTreeSet<u64>>,
 }
 
 impl ScrubBoard {
@@ -80,6 +92,29 @@ impl ScrubBoard {
         }
         tracing::error!(%finding, "stored bytes have changed");
         status.findings.push(finding);
+    }
+
+    /// Notes that something was repaired.
+    pub fn add_repaired(&self) {
+        self.status().repaired += 1;
+    }
+
+    /// Whether a repair for this segment may begin: each is tried once, unless
+    /// it could not be begun.
+    pub fn begin_repair(&self, segment: u64) -> bool {
+        self.begun().insert(segment)
+    }
+
+    /// It could not be begun: it may be tried again.
+    pub fn postpone_repair(&self, segment: u64) {
+        self.begun().remove(&segment);
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        // Every change is one step: a panic elsewhere left it whole.
+        self.begun
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn status(&self) -> MutexGuard<'_, ScrubStatus> {
@@ -100,6 +135,10 @@ pub(super) struct Upkeep {
     pub options: ScrubOptions,
     pub log: WalScrub,
     pub snapshots: SnapshotScrub,
+    pub snapshot_files: SnapshotDirectory,
+    pub events: EventSender,
+    /// Told of every flaw in the log, each time it is met.
+    pub flaws: UnboundedSender<Damage>,
     /// Whether the log was read to its end in this round.
     pub log_is_done: bool,
     pub stop: Receiver<()>,
@@ -136,6 +175,8 @@ impl Upkeep {
             return match self.log.step(bytes) {
                 Ok((Scrubbed::Sound, read)) => (read, false),
                 Ok((Scrubbed::Flaw(damage), read)) => {
+                    // Nobody listens: the node is stopping, or runs alone.
+                    let _ = self.flaws.send(damage.clone());
                     self.scrub.add(Finding::Log(damage));
                     (read, false)
                 }
@@ -156,12 +197,7 @@ impl Upkeep {
                 (read, true)
             }
             Ok((SnapshotScrubbed::Flaw(info, error), read)) => {
-                self.scrub.add(Finding::Snapshot {
-                    index: info.meta.index,
-                    term: info.meta.term,
-                    reason: chain(&error),
-                    path: info.path,
-                });
+                self.replace_snapshot(&info, &error);
                 (read, false)
             }
             Err(error) => {
@@ -169,6 +205,27 @@ impl Upkeep {
                 self.log_is_done = false;
                 (0, true)
             }
+        }
+    }
+}
+
+impl Upkeep {
+    /// What the file held is in memory, or older than that.
+    fn replace_snapshot(&self, info: &SnapshotInfo, error: &SnapshotError) {
+        self.scrub.add(Finding::Snapshot {
+            path: info.path.clone(),
+            index: info.meta.index,
+            term: info.meta.term,
+            reason: chain(error),
+        });
+        // Until there is another one the log serves, from the one before on.
+        match self.snapshot_files.set_aside(info, error) {
+            Ok(()) => {
+                self.events.send(Event::TakeSnapshot);
+                self.scrub.add_repaired();
+            }
+            // Pruned since; or the next round tries again.
+            Err(error) => tracing::warn!(error = chain(&error), "the snapshot stays"),
         }
     }
 }

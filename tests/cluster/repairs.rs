@@ -1,11 +1,13 @@
 //! Bits flipped in the files of nodes that are down: repaired from the others
 //! by real threads over real connections, or refused with the way out.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use holdfast::disk::AppendMode;
-use holdfast::node::{NodeError, RaftNode};
+use holdfast::node::{NodeError, RaftNode, ScrubOptions};
 use holdfast::physical::{Backend, Physical};
 
 use crate::cluster::{Cluster, Home, Shape, confirmed, eventually};
@@ -149,6 +151,72 @@ async fn damaged_snapshots_come_from_a_peer() {
     }
     let segments = files(&cluster, victim, "wal", ".wal");
     flip(&segments[0], true);
+    cluster.restart(victim).await;
+    check_all(&mut cluster, victim).await;
+}
+
+/// What decays while the nodes run, and is read again all the time.
+async fn scrubbed() -> Cluster {
+    let mut cluster = loaded(AppendMode::Direct).await;
+    for index in 0..3 {
+        cluster.down(index).await;
+        cluster.members[index].options.scrub = ScrubOptions {
+            bytes_per_second: 64 << 20,
+            pause: Duration::ZERO,
+        };
+    }
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    cluster.leader().await;
+    cluster
+}
+
+fn flip_in_place(path: &Path, offset: usize) {
+    let file = std::fs::File::options().write(true).read(true).open(path);
+    let file = file.unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], offset as u64).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leader_whose_log_decays_hands_over_and_writes_it_anew() {
+    let mut cluster = scrubbed().await;
+    let leader = cluster.leader().await;
+    let segments = files(&cluster, leader, "wal", ".wal");
+    let oldest = segments.iter().find(|it| batches(it).len() > 2).unwrap();
+    let block = batches(oldest)[1];
+    flip_in_place(oldest, block * BLOCK + 300);
+    let node = Arc::clone(cluster.members[leader].node());
+    eventually("it is repaired", async || node.scrub_status().repaired == 1).await;
+    check_all(&mut cluster, leader).await;
+    assert!(!oldest.exists());
+    cluster.write("after", "1").await;
+    assert_eq!(confirmed(&node, "after").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshot_that_decays_is_replaced_while_the_node_runs() {
+    let mut cluster = scrubbed().await;
+    let victim = cluster.followers().await[0];
+    let newest = files(&cluster, victim, "snapshots", ".snap").pop().unwrap();
+    flip_in_place(&newest, 5000);
+    let node = Arc::clone(cluster.members[victim].node());
+    eventually("it is set aside", async || {
+        node.scrub_status().repaired == 1
+    })
+    .await;
+    eventually("there is another", async || {
+        files(&cluster, victim, "snapshots", ".snap").pop() >= Some(newest.clone())
+    })
+    .await;
+    assert_eq!(files(&cluster, victim, "snapshots", ".broken").len(), 1);
+    check_all(&mut cluster, victim).await;
+    // And it serves at the next start.
+    drop(node);
+    cluster.down(victim).await;
     cluster.restart(victim).await;
     check_all(&mut cluster, victim).await;
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast::disk::Disk;
 use holdfast::node::{Finding, RaftNode, ScrubOptions};
 use holdfast::physical::{Backend, Physical, PhysicalError};
 use holdfast::types::{Operation, Outcome, Transaction};
@@ -106,7 +107,7 @@ async fn memory_quota_refuses_growth_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn decay_of_a_closed_segment_is_reported_while_running() {
+async fn decay_of_a_closed_segment_is_repaired_while_running() {
     let shape = Shape {
         segment_bytes: 64 << 10,
         ..in_memory()
@@ -139,6 +140,24 @@ async fn decay_of_a_closed_segment_is_reported_while_running() {
     eventually("it is found", async || {
         let findings = node.scrub_status().findings;
         matches!(&findings[..], [Finding::Log(damage)] if damage.segment == 1)
+    })
+    .await;
+    // Nobody else is there: its own state is enough.
+    eventually("it is repaired", async || {
+        node.scrub_status().repaired == 1 && node.confirmed().await.is_ok()
+    })
+    .await;
+    assert!(!disk.exists(segment).expect("looks"));
+    cluster.write("after", "1").await;
+    for number in 0..40 {
+        let found = confirmed(&node, &format!("key-{number}")).await;
+        assert_eq!(found, Some("x".repeat(4000)));
+    }
+    let rounds = node.scrub_status().rounds;
+    eventually("nothing more is found", async || {
+        let status = node.scrub_status();
+        assert_eq!(status.findings.len(), 1, "{status:?}");
+        status.rounds > rounds + 1
     })
     .await;
 }

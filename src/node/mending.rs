@@ -1,0 +1,123 @@
+//! Repairing the log of a running node, when scrubbing finds that a closed
+//! segment has decayed (D-031).
+//!
+//! The state in memory is sound, so nothing is lost yet: a new snapshot makes
+//! all that the closed segments hold superfluous. Then the node hands leadership
+//! over, stops consensus, and starts again as after a restart: the log is found
+//! damaged, and written anew behind the snapshot before consensus begins. Peers
+//! are asked only for what the snapshot does not cover, which is nothing, unless
+//! the newest entries decay in the same moment.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep};
+
+use crate::physical::PhysicalError;
+use crate::types::LogIndex;
+use crate::wal::Damage;
+
+use super::event::Event;
+use super::handle::{Inner, Running};
+use super::wal_thread::chain;
+
+impl Inner {
+    /// Mends the log whenever a flaw is found in it, until the node stops.
+    pub(super) fn mend(
+        node: Weak<Self>,
+        mut flaws: UnboundedReceiver<Damage>,
+    ) -> BoxFuture<'static, ()> {
+        // Boxed: mending starts the node, which begins to be mended.
+        Box::pin(async move {
+            while let Some(flaw) = flaws.recv().await {
+                let Some(node) = node.upgrade() else { return };
+                if !node.scrub.begin_repair(flaw.segment) {
+                    continue;
+                }
+                if let Err(reason) = node.mend_log().await {
+                    tracing::warn!(
+                        reason,
+                        "the damaged log is not repaired now: when it is read again, or at the \
+                         next start"
+                    );
+                    node.scrub.postpone_repair(flaw.segment);
+                }
+            }
+        })
+    }
+
+    async fn mend_log(self: &Arc<Self>) -> Result<(), String> {
+        let text = |error: PhysicalError| chain(&error);
+        let running = self.running().map_err(text)?;
+        self.cover_log(&running).await?;
+        self.hand_over(&running).await?;
+        let mut lifecycle = self.lifecycle.lock().await;
+        let is_same = |now: &Arc<Running>| Arc::ptr_eq(now, &running);
+        let Some(network) = &running.network else {
+            return Err("the node runs alone".into());
+        };
+        if !self.running.load_full().as_ref().is_some_and(is_same) {
+            return Err("the node was stopped".into());
+        }
+        tracing::warn!("consensus stops for a moment: the log is written anew");
+        let keyring = network.keyring.load_full();
+        drop(running);
+        self.stop_threads(&mut lifecycle).await;
+        let started = self.start_network(&mut lifecycle, &keyring, &[]).await;
+        if let Err(error) = started {
+            // It took itself out of service: it must not stay so unnoticed.
+            let reason = format!("start again on a log to be repaired: {}", chain(&error));
+            self.failure.report(&reason);
+            return Err(reason);
+        }
+        self.scrub.add_repaired();
+        Ok(())
+    }
+
+    /// Has a snapshot taken that covers every entry there is now.
+    async fn cover_log(&self, running: &Running) -> Result<(), String> {
+        let last = self.status.newest().0.last_index;
+        let deadline = Instant::now() + PATIENCE;
+        let mut is_asked = false;
+        while self.newest_snapshot() < last {
+            if deadline < Instant::now() {
+                return Err(format!("entries up to {last} are not in a snapshot yet"));
+            }
+            if !is_asked && last <= self.board.applied() {
+                is_asked = running.events.send(Event::TakeSnapshot);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn newest_snapshot(&self) -> LogIndex {
+        let newest = self.snapshots.directory().newest();
+        newest.map_or(LogIndex(0), |info| info.meta.index)
+    }
+
+    /// Has another member lead, if there is one that can.
+    async fn hand_over(&self, running: &Running) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.leadership.borrow().is_leader {
+            if self.status.newest().0.membership.voters.len() == 1 {
+                return Ok(());
+            }
+            if deadline < Instant::now() {
+                return Err("nobody takes over leadership".into());
+            }
+            if let Ok(answer) = running.events.transfer(None) {
+                // Refused: it is asked again.
+                let _ = answer.await;
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+}
+
+/// For a snapshot, and for a successor.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(50);
