@@ -15,8 +15,8 @@ use crate::raft::message::Message;
 use crate::sync::permits::{Permit, Permits};
 use crate::sync::{oneshot, queue};
 use crate::types::{
-    Checkpoint, Command, EntryPayload, LogIndex, Mark, MembershipChange, NodeId, Outcome,
-    RepairMessage, SnapshotMeta, Term,
+    Checkpoint, Command, EntryPayload, Incarnation, LogIndex, Mark, MembershipChange, NodeId,
+    Outcome, RepairMessage, SnapshotMeta, Term,
 };
 
 use crate::store::View;
@@ -40,6 +40,7 @@ pub(super) enum Event {
     /// From a peer.
     Message {
         from: NodeId,
+        incarnation: Incarnation,
         message: Message,
         /// Counts it while it is queued.
         _permit: Permit,
@@ -176,10 +177,11 @@ impl EventSender {
 
     /// A message of a peer; dropped when too many are queued, as a network
     /// would.
-    pub fn deliver(&self, from: NodeId, message: Message) {
+    pub fn deliver(&self, from: NodeId, incarnation: Incarnation, message: Message) {
         if let Some(_permit) = self.messages.take() {
             self.send(Event::Message {
                 from,
+                incarnation,
                 message,
                 _permit,
             });

@@ -375,8 +375,8 @@ impl ManualNode {
     }
 
     /// A message arrived.
-    pub fn deliver(&self, from: NodeId, message: Message) {
-        self.handler.message(from, message);
+    pub fn deliver(&self, from: NodeId, incarnation: Incarnation, message: Message) {
+        self.handler.message(from, incarnation, message);
     }
 
     /// A peer lost entries.

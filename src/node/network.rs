@@ -11,7 +11,7 @@ use crate::peer::{
     SnapshotOffer, SnapshotSink, Transport,
 };
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Member, Membership, NodeId, RepairMessage};
+use crate::types::{Incarnation, LogIndex, Member, Membership, NodeId, RepairMessage};
 
 use super::board::Board;
 use super::event::{Event, EventSender};
@@ -243,8 +243,8 @@ pub(super) struct PeerHandler {
 }
 
 impl Handler for PeerHandler {
-    fn message(&self, from: NodeId, message: Message) {
-        self.events.deliver(from, message);
+    fn message(&self, from: NodeId, incarnation: Incarnation, message: Message) {
+        self.events.deliver(from, incarnation, message);
     }
 
     fn repair(&self, from: NodeId, message: RepairMessage) {

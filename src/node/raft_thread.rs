@@ -133,11 +133,20 @@ impl RaftThread {
                 id: self.ports.pending.add_transfer(reply),
                 target,
             },
-            Event::Message { from, message, .. } => {
+            Event::Message {
+                from,
+                incarnation,
+                message,
+                ..
+            } => {
                 if !self.ports.acceptable(&message) {
                     return;
                 }
-                Input::Message { from, message }
+                Input::Message {
+                    from,
+                    incarnation,
+                    message,
+                }
             }
             Event::Repair { from, message, .. } => {
                 self.help(from, message);

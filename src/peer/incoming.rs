@@ -164,7 +164,9 @@ async fn deliver(
             FrameKind::Message => match codec::decode("raft message", &frame.payload) {
                 Ok(message) => {
                     shared.options.witness.note(hello, &message);
-                    shared.handler.message(hello.node, message);
+                    shared
+                        .handler
+                        .message(hello.node, hello.incarnation, message);
                 }
                 Err(error) => return ListenEnd::Decode(error),
             },

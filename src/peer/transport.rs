@@ -21,14 +21,15 @@ use super::snapshot_send::{self, SnapshotSendError};
 use super::tls::{PeerTls, Service, TlsError};
 use super::witness::Witness;
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Member, NodeId, RepairMessage};
+use crate::types::{Incarnation, LogIndex, Member, NodeId, RepairMessage};
 
 /// What a node does with what its peers say. Methods are called on the
 /// transport's runtime and must not block, except where they say so.
 pub trait Handler: Send + Sync + 'static {
-    /// A message of an authenticated, accepted peer. Two connections of one
-    /// peer may overlap for a moment, so order is likely, not certain.
-    fn message(&self, from: NodeId, message: Message);
+    /// A message of an authenticated, accepted peer, and the incarnation it
+    /// greeted with. Two connections of one peer may overlap for a moment, so
+    /// order is likely, not certain.
+    fn message(&self, from: NodeId, incarnation: Incarnation, message: Message);
 
     /// A peer speaks of lost entries: its own, or this node's.
     fn repair(&self, _from: NodeId, _message: RepairMessage) {}

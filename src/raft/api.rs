@@ -94,6 +94,8 @@ pub enum Input {
     Message {
         /// The sender.
         from: NodeId,
+        /// The life of its data directory, as the connection proved it.
+        incarnation: Incarnation,
         /// What it said.
         message: Message,
     },

@@ -246,3 +246,34 @@ impl Raft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Role;
+    use crate::raft::stage::{Stage, config, membership};
+
+    fn granted(pre: bool) -> Message {
+        Message::VoteResponse {
+            term: Term(2),
+            pre,
+            granted: true,
+        }
+    }
+
+    // Node 2 lost its directory. Its new life may be met before this node knows
+    // a membership that names it; the former one may have voted in this term.
+    #[test]
+    fn grant_of_another_life_does_not_count() {
+        let mut stage = Stage::new(config(), membership(3, 0));
+        stage.now = stage.core.next_deadline();
+        stage.step(crate::raft::Input::Tick);
+        stage.hear_in_life(NodeId(2), 1, granted(true));
+        assert_eq!(stage.core.role(), Role::PreCandidate);
+        stage.hear(NodeId(2), granted(true));
+        stage.hear_in_life(NodeId(2), 1, granted(false));
+        assert_eq!(stage.core.role(), Role::Candidate);
+        stage.hear(NodeId(3), granted(false));
+        assert_eq!(stage.core.role(), Role::Leader);
+    }
+}

@@ -153,6 +153,12 @@ impl Memberships {
         })
     }
 
+    /// Whether the active membership names `id` in another life than this.
+    pub(super) fn names_another_life(&self, id: NodeId, life: Incarnation) -> bool {
+        let member = self.active().membership.members.get(&id);
+        member.is_some_and(|member| member.incarnation != life)
+    }
+
     /// Whether any membership still in question names `id`.
     pub(super) fn names(&self, id: NodeId) -> bool {
         self.placed

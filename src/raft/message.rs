@@ -163,6 +163,17 @@ impl Message {
         }
     }
 
+    /// Whether a leader or a candidate counts it for its sender.
+    pub(super) fn is_counted(&self) -> bool {
+        matches!(
+            self,
+            Self::VoteResponse { .. }
+                | Self::AppendResponse { .. }
+                | Self::HeartbeatResponse { .. }
+                | Self::InstallSnapshotResponse { .. }
+        )
+    }
+
     /// Whether an honest peer could have sent this at all. What is not is
     /// dropped: bytes from outside never panic the core.
     pub(super) fn is_plausible(&self) -> bool {

@@ -12,7 +12,7 @@
 //!   A failed write ends the process: there is no input to report it.
 //! * `Send{to, message, after}`: not before `after` is durable. Messages may be
 //!   lost, doubled, delayed and overtaken; never altered, and never delivered
-//!   from a former incarnation of a member's data directory.
+//!   under another incarnation than that of the directory that sent them.
 //! * `SendFromLog`: as `Send`, filled from the log on disk.
 //! * `Apply{entries}` and `RestoreSnapshot(meta)`: to the store, in order; then
 //!   step `Applied(index)`.
@@ -76,7 +76,9 @@ pub use api::*;
 pub use recovery::bootstrap;
 pub use refusal::{ChangeError, RecoverError, Rejection, TargetError};
 
-use crate::types::{HardState, LogIndex, Membership, Millis, NodeId, SnapshotMeta, Term};
+use crate::types::{
+    HardState, Incarnation, LogIndex, Membership, Millis, NodeId, SnapshotMeta, Term,
+};
 use digest::Digests;
 use durability::Durability;
 use election::Votes;
@@ -229,7 +231,15 @@ impl Raft {
     fn handle(&mut self, input: Input) {
         match input {
             Input::Tick => self.tick(),
-            Input::Message { from, message } => self.on_message(from, message),
+            Input::Message {
+                from,
+                incarnation,
+                message,
+            } => {
+                if self.may_count(from, incarnation, &message) {
+                    self.on_message(from, message);
+                }
+            }
             Input::Propose { id, payload } => self.propose(id, payload),
             Input::ChangeMembership { id, changes } => self.change_membership(id, &changes),
             Input::ReadIndex { id } => self.read_index(id),
@@ -253,6 +263,16 @@ impl Raft {
         } else if self.election_deadline <= self.now {
             self.on_election_timeout();
         }
+    }
+
+    /// A vote and a match belong to a directory, not to a name. The transport
+    /// refuses a directory that the membership does not name, but what it said
+    /// may have been queued here before, and a directory that is newer than
+    /// this membership may speak. Neither answers for the one that is named
+    /// (M14, R8). What needs no counting is heard: a leader in a newer life
+    /// must reach those that were away.
+    fn may_count(&self, from: NodeId, incarnation: Incarnation, message: &Message) -> bool {
+        !message.is_counted() || !self.memberships.names_another_life(from, incarnation)
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {

@@ -375,6 +375,7 @@ mod tests {
             Millis(1),
             Input::Message {
                 from,
+                incarnation: Incarnation(from.0),
                 message: heartbeat,
             },
         );

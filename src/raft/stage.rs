@@ -106,7 +106,21 @@ impl Stage {
     }
 
     pub(super) fn hear(&mut self, from: NodeId, message: Message) -> Vec<Effect> {
-        self.step(Input::Message { from, message })
+        self.hear_in_life(from, 0, message)
+    }
+
+    /// From another directory of that name than the one that joined, unless 0.
+    pub(super) fn hear_in_life(
+        &mut self,
+        from: NodeId,
+        life: u64,
+        message: Message,
+    ) -> Vec<Effect> {
+        self.step(Input::Message {
+            from,
+            incarnation: Incarnation(life),
+            message,
+        })
     }
 
     /// A follower says that it holds the leader's log up to `index`.

@@ -246,7 +246,7 @@ impl World {
         match (packet.message, &receiver.node, &receiver.repair) {
             (Letter::Core(message), Some(node), _) => {
                 node.witness().note(&packet.hello, &message);
-                node.deliver(sender, message);
+                node.deliver(sender, packet.hello.incarnation, message);
             }
             (Letter::Repair(message), Some(node), _) => node.deliver_repair(sender, message),
             (Letter::Repair(message), None, Some(repair)) => {

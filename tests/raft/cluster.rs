@@ -369,11 +369,9 @@ impl Cluster {
         if !known || self.cut.contains(&(from, to)) {
             return;
         }
-        // The transport refuses peers whose directory is not the one that joined.
-        let current = (self.node(from).life, self.node(to).life);
-        let member = self.node(to).membership.members.get(&from);
-        let stranger = member.is_some_and(|member| member.incarnation.0 != lives.0);
-        if lives != current || stranger {
+        // A connection does not outlive whom it was made to. What it brought may
+        // have been queued, though, since before its sender was replaced.
+        if lives.1 != self.node(to).life {
             return;
         }
         if let Message::InstallSnapshot { meta, .. } = &message {
@@ -382,7 +380,15 @@ impl Cluster {
                 return;
             }
         }
-        self.step(to, Input::Message { from, message });
+        let incarnation = Incarnation(lives.0);
+        self.step(
+            to,
+            Input::Message {
+                from,
+                incarnation,
+                message,
+            },
+        );
     }
 
     /// Ends a stream; it succeeds if both ends are there.

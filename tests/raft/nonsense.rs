@@ -185,6 +185,7 @@ fn listen(seed: u64) {
             let from = NodeId(1 + dice.below(4));
             Input::Message {
                 from,
+                incarnation: holdfast::types::Incarnation(u64::from(dice.percent(10))),
                 message: message(&mut dice),
             }
         };

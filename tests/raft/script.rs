@@ -43,7 +43,8 @@ use holdfast::raft::message::{AppendResult, Message};
 use holdfast::raft::{Config, Input, ReadMode, Role};
 use holdfast::sim::notation;
 use holdfast::types::{
-    Entry, EntryPayload, LogIndex, MembershipChange, Millis, NodeId, SnapshotMeta, Term,
+    Entry, EntryPayload, Incarnation, LogIndex, MembershipChange, Millis, NodeId, SnapshotMeta,
+    Term,
 };
 
 use crate::cluster::{Cluster, Packet, founding, member};
@@ -163,7 +164,14 @@ impl Script {
                 let (from, to) = words.route().expect("a route");
                 let message = parse_message(words);
                 self.cluster().watch.invented();
-                self.cluster().step(to, Input::Message { from, message });
+                let life = self.cluster().nodes.get(&from).map_or(0, |node| node.life);
+                let incarnation = Incarnation(life);
+                let input = Input::Message {
+                    from,
+                    incarnation,
+                    message,
+                };
+                self.cluster().step(to, input);
             }
             // What nobody committed, or not there.
             "show" if words.number("at").is_some() => {

@@ -161,7 +161,15 @@ impl Trio {
         for (place, from) in IDS.into_iter().enumerate() {
             for (to, message) in std::mem::take(&mut self.nodes[place].1.sent) {
                 let to = IDS.iter().position(|id| *id == to).unwrap();
-                self.step(to, Input::Message { from, message });
+                let incarnation = crate::types::Incarnation(0);
+                self.step(
+                    to,
+                    Input::Message {
+                        from,
+                        incarnation,
+                        message,
+                    },
+                );
                 count += 1;
             }
         }

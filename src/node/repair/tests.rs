@@ -342,7 +342,12 @@ fn entry_being_replaced_is_not_called_committed() {
         read_context: 0,
     };
     let from = NodeId(2);
-    let effects = raft.step(Millis(1), Input::Message { from, message });
+    let input = Input::Message {
+        from,
+        incarnation: Incarnation(0),
+        message,
+    };
+    let effects = raft.step(Millis(1), input);
     assert_eq!(raft.status().commit_index, LogIndex(2));
     let anchor = (LogIndex(2), Term(2));
     let before = told(&wal.reader(), &raft, anchor);

@@ -33,7 +33,7 @@ struct Recorder {
 }
 
 impl Handler for Recorder {
-    fn message(&self, from: NodeId, message: Message) {
+    fn message(&self, from: NodeId, _incarnation: Incarnation, message: Message) {
         let _ = self.messages.send((from, message));
     }
 

@@ -106,7 +106,7 @@ fn refusal(effect: &Effect) -> Option<(NodeId, LogIndex)> {
 }
 
 fn probe(input: &Input) -> Option<(NodeId, LogIndex, Term)> {
-    let Input::Message { from, message } = input else {
+    let Input::Message { from, message, .. } = input else {
         return None;
     };
     match message {

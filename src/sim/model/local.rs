@@ -283,7 +283,11 @@ impl Run {
             }
             _ => {}
         }
-        self.step(Input::Message { from, message })
+        self.step(Input::Message {
+            from,
+            incarnation: crate::types::Incarnation(0),
+            message,
+        })
     }
 
     fn step(&mut self, input: Input) -> Result<(), Violation> {

@@ -30,7 +30,7 @@ impl Refinement {
     /// What a step is told, up to the first message that nobody sent.
     fn heard(&self, step: &Step<'_>) -> Vec<Heard> {
         let messages = step.inputs.iter().filter_map(|input| match input {
-            Input::Message { from, message } => Some((*from, message)),
+            Input::Message { from, message, .. } => Some((*from, message)),
             _ => None,
         });
         let heard = |(from, message)| {

@@ -531,6 +531,7 @@ fn denied_entry() -> Verdict {
     let mut teller = with_committed_entry();
     let probe = Input::Message {
         from: NodeId(1),
+        incarnation: Incarnation(1),
         message: Message::AppendEntries {
             term: Term(2),
             prev_index: LogIndex(2),
