@@ -38,9 +38,9 @@ pub trait LogReader {
 pub trait Network {
     /// Sends a message.
     fn send(&mut self, to: NodeId, message: Message);
-    /// Streams the newest durable snapshot; answered by
-    /// [`Input::SnapshotStreamed`].
-    fn stream_snapshot(&mut self, to: NodeId);
+    /// Streams the newest durable snapshot, if it covers at least this;
+    /// answered by [`Input::SnapshotStreamed`].
+    fn stream_snapshot(&mut self, to: NodeId, least: LogIndex);
     /// Another membership is active.
     fn set_members(&mut self, index: LogIndex, membership: Arc<Membership>);
 }
@@ -235,7 +235,7 @@ impl Driver {
             Effect::Rejected { id, reason } => ports.rejected(id, reason),
             Effect::ReadReady { id, index } => ports.read_ready(id, index),
             Effect::TransferStarted { id, target } => ports.transfer_started(id, target),
-            Effect::StreamSnapshot { to } => ports.stream_snapshot(to),
+            Effect::StreamSnapshot { to, least } => ports.stream_snapshot(to, least),
             Effect::Purge { through } => ports.purge(through),
             Effect::MembershipActive { index, membership } => ports.set_members(index, membership),
             Effect::DigestMismatch(mismatch) => ports.mismatched(mismatch),

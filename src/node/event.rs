@@ -56,7 +56,7 @@ pub(super) enum Event {
     Durable(Mark),
     /// From the snapshotter.
     SnapshotTaken(SnapshotMeta),
-    /// From the upkeep: a snapshot is wanted, due or not.
+    /// From the upkeep or the transport: a snapshot is wanted, due or not.
     TakeSnapshot,
     /// From the transport.
     SnapshotStreamed {

@@ -81,7 +81,7 @@ pub(crate) enum Happening {
     /// A word about lost entries left.
     SpokeOfRepair { to: NodeId, message: RepairMessage },
     /// The newest snapshot is to be streamed.
-    StreamWanted { to: NodeId },
+    StreamWanted { to: NodeId, least: LogIndex },
     /// Another membership is active.
     Members {
         index: LogIndex,
@@ -419,9 +419,9 @@ impl ManualNode {
         self.witness.write();
     }
 
-    /// The newest snapshot, for a peer.
-    pub fn newest_snapshot(&self) -> Option<Arc<dyn SnapshotSource>> {
-        let info = self.snapshots.directory().newest()?;
+    /// The newest snapshot, for a peer that needs at least this much.
+    pub fn newest_snapshot(&self, least: LogIndex) -> Option<Arc<dyn SnapshotSource>> {
+        let info = self.snapshots.newest_covering(least)?;
         let directory = self.snapshots.directory().clone();
         Some(Arc::new(Outgoing::new(directory, info)))
     }
@@ -443,6 +443,17 @@ impl ManualNode {
     ) -> Result<Box<dyn SnapshotSink>, String> {
         let sink = self.handler.snapshot(from, offer);
         sink.map_err(|error| error.0)
+    }
+
+    /// A peer had all of a snapshot and did not take it; whether the file is
+    /// damaged here, and set aside. Not if the disk does not say.
+    pub fn doubt_snapshot(&self, meta: &SnapshotMeta) -> bool {
+        self.snapshots.set_aside_if_damaged(meta).unwrap_or(false)
+    }
+
+    /// There is no snapshot that a peer could begin with.
+    pub fn want_snapshot(&self) {
+        self.events.send(Event::TakeSnapshot);
     }
 
     /// A stream to a peer ended.
@@ -634,8 +645,8 @@ impl Peers for Recorder {
         self.list().push(Happening::SpokeOfRepair { to, message });
     }
 
-    fn stream_snapshot(&self, to: NodeId) {
-        self.list().push(Happening::StreamWanted { to });
+    fn stream_snapshot(&self, to: NodeId, least: LogIndex) {
+        self.list().push(Happening::StreamWanted { to, least });
     }
 
     fn set_members(&self, index: LogIndex, membership: &Membership) {

@@ -11,6 +11,7 @@ use crate::peer::{
     SnapshotOffer, SnapshotSink, Transport,
 };
 use crate::raft::message::Message;
+use crate::snapshot::SnapshotInfo;
 use crate::types::{Incarnation, LogIndex, Member, Membership, NodeId, RepairMessage};
 
 use super::board::Board;
@@ -84,7 +85,7 @@ impl Peers for Alone {
 
     fn send_repair(&self, _to: NodeId, _message: RepairMessage) {}
 
-    fn stream_snapshot(&self, _to: NodeId) {}
+    fn stream_snapshot(&self, _to: NodeId, _least: LogIndex) {}
 
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
 
@@ -165,17 +166,20 @@ impl Peers for Connected {
         self.transport.send_repair(to, message);
     }
 
-    fn stream_snapshot(&self, to: NodeId) {
+    fn stream_snapshot(&self, to: NodeId, least: LogIndex) {
         let events = self.events.clone();
-        let Some(info) = self.snapshots.directory().newest() else {
+        let Some(info) = self.snapshots.newest_covering(least) else {
+            events.send(Event::TakeSnapshot);
             events.send(Event::SnapshotStreamed {
                 to,
                 delivered: None,
             });
             return;
         };
+        let snapshots = Arc::clone(&self.snapshots);
         let meta = info.meta.clone();
-        let source = Arc::new(Outgoing::new(self.snapshots.directory().clone(), info));
+        let directory = self.snapshots.directory().clone();
+        let source = Arc::new(Outgoing::new(directory, info.clone()));
         self.transport
             .send_snapshot_in_background(to, source, move |outcome| match outcome {
                 Ok(()) => {
@@ -189,6 +193,9 @@ impl Peers for Connected {
                     // The core may ask again at once: not in a hot loop.
                     tokio::spawn(async move {
                         tokio::time::sleep(STREAM_RETRY_PAUSE).await;
+                        if error.casts_doubt_on_the_file() && is_set_aside(snapshots, info).await {
+                            events.send(Event::TakeSnapshot);
+                        }
                         events.send(Event::SnapshotStreamed {
                             to,
                             delivered: None,
@@ -228,6 +235,21 @@ impl Peers for Connected {
 
     fn cluster_address(&self, id: NodeId) -> Option<String> {
         self.greetings.cluster(id)
+    }
+}
+
+/// Whether a snapshot that a peer could not stage turns out to be damaged
+/// here.
+async fn is_set_aside(snapshots: Arc<Snapshots>, info: SnapshotInfo) -> bool {
+    let looked = tokio::task::spawn_blocking(move || snapshots.set_aside_if_damaged(&info.meta));
+    match looked.await {
+        Ok(Ok(is_set_aside)) => is_set_aside,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot read a snapshot that a peer did not take");
+            false
+        }
+        // The runtime is shutting down.
+        Err(_) => false,
     }
 }
 

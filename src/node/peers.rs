@@ -11,8 +11,9 @@ pub(super) trait Peers: Send + Sync {
     fn send(&self, to: NodeId, message: Message);
     /// The same, of lost entries.
     fn send_repair(&self, to: NodeId, message: RepairMessage);
-    /// Streams the newest snapshot; reports the end as an event.
-    fn stream_snapshot(&self, to: NodeId);
+    /// Streams the newest snapshot, if it covers at least this; reports the
+    /// end as an event.
+    fn stream_snapshot(&self, to: NodeId, least: LogIndex);
     /// Another membership is active.
     fn set_members(&self, index: LogIndex, membership: &Membership);
     /// Another membership is known to be committed.

@@ -190,8 +190,8 @@ impl driver::Network for RuntimePorts {
         self.peers.send(to, message);
     }
 
-    fn stream_snapshot(&mut self, to: NodeId) {
-        self.peers.stream_snapshot(to);
+    fn stream_snapshot(&mut self, to: NodeId, least: LogIndex) {
+        self.peers.stream_snapshot(to, least);
     }
 
     fn set_members(&mut self, index: LogIndex, membership: Arc<Membership>) {

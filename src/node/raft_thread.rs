@@ -196,7 +196,7 @@ impl RaftThread {
                 let told = repair::answer(&self.ports.log, ask, settled, snapshot_index);
                 peers.send_repair(peer, told);
             }
-            RepairMessage::AskSnapshot => peers.stream_snapshot(peer),
+            RepairMessage::AskSnapshot => peers.stream_snapshot(peer, LogIndex(0)),
             // This node has lost nothing, or not any more.
             RepairMessage::Answer(_) => {}
         }

@@ -294,7 +294,7 @@ impl RepairThread {
                 from,
                 message: RepairMessage::AskSnapshot,
                 ..
-            } => self.peers.stream_snapshot(from),
+            } => self.peers.stream_snapshot(from, LogIndex(0)),
             Event::Repair { from, message, .. } => {
                 let words = self.repair.handle(from, message);
                 self.send(words);

@@ -81,6 +81,32 @@ impl Snapshots {
         all
     }
 
+    /// The newest file, if it covers at least this.
+    pub fn newest_covering(&self, least: LogIndex) -> Option<SnapshotInfo> {
+        let newest = self.newest_first().into_iter().next();
+        newest.filter(|info| least <= info.meta.index)
+    }
+
+    /// Reads a snapshot that a peer did not take to its end. One that does not
+    /// verify is set aside; whether it was. The peer's word alone proves
+    /// nothing: its own disk may be the bad one.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn set_aside_if_damaged(&self, meta: &SnapshotMeta) -> Result<bool, SnapshotError> {
+        let Some(info) = self.published(meta) else {
+            return Ok(false);
+        };
+        match self.directory.verify(&info) {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_about_content() => {
+                self.directory.set_aside(&info, &error)?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps a received snapshot until the core asks for it; an older one in
     /// waiting is dropped, and with it its file.
     pub fn stage(&self, snapshot: StagedSnapshot) -> SnapshotMeta {

@@ -66,6 +66,12 @@ impl Lines {
         false
     }
 
+    /// Whether any line of `peer` stands.
+    pub(super) fn stand(&self, peer: NodeId) -> bool {
+        let lines = self.of(peer);
+        lines.iter().any(|line| !line.cut.is_cancelled())
+    }
+
     /// Ends every line of `peer` that is not of `run`.
     pub(super) fn keep_only(&self, peer: NodeId, run: Run) {
         for line in self.of(peer).iter().filter(|line| line.run != run) {

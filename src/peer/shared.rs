@@ -111,10 +111,13 @@ impl Shared {
     }
 
     /// Takes the newest committed membership: the proof for refusals. Peers
-    /// that it does not name are forgotten.
+    /// that it does not name are forgotten, once they are not spoken with: one
+    /// may be on its way in, or come back before its connection ends, and would
+    /// not greet again.
     pub(super) fn set_committed(&self, proof: MembershipProof) {
         let members = &proof.membership.members;
-        self.options.witness.retain(|id| members.contains_key(&id));
+        let witness = &self.options.witness;
+        witness.retain(|id| members.contains_key(&id) || self.lines.stand(id));
         self.committed.store(Some(Arc::new(proof)));
     }
 

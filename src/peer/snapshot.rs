@@ -11,7 +11,8 @@
 //!                                 ◄─────   Staged
 //! ```
 //!
-//! Either side may say goodbye with a reason. A stream that is cut is resumed
+//! Either side may say goodbye with a reason; the receiver says before how much
+//! it held: who refuses the whole casts doubt on the sender's file. A stream that is cut is resumed
 //! on a new connection: the receiver names the offset up to which it holds the
 //! same snapshot, which its id (log position, term, SHA-256) tells. Each chunk
 //! has the frame's checksum; the whole is verified by the sink before it is

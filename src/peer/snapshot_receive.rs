@@ -117,6 +117,11 @@ async fn exchange(
             }
         }
     };
+    if outcome.is_err() {
+        // Whether it was the whole that is refused.
+        let held = progress.load(Ordering::Relaxed).to_le_bytes();
+        tell(writer, FrameKind::SnapshotProgress, &held, patience).await?;
+    }
     outcome?;
     tell(writer, FrameKind::SnapshotStaged, &[], patience).await
 }

@@ -47,6 +47,14 @@ pub enum SnapshotSendError {
         /// Why.
         goodbye: Goodbye,
     },
+    /// The peer has taken all of it, and says that it is not what was offered.
+    #[error("send snapshot to {peer}: the peer had all of it: {goodbye}")]
+    NotStaged {
+        /// To whom.
+        peer: NodeId,
+        /// Why.
+        goodbye: Goodbye,
+    },
     /// The connection failed.
     #[error("send snapshot to {peer}, {sent} of {bytes} bytes sent")]
     Cut {
@@ -101,6 +109,23 @@ impl SnapshotSendError {
             Self::Dial { .. } | Self::Cut { .. } | Self::Stalled { .. }
         )
     }
+
+    /// Whether the file that was sent may be the reason.
+    #[must_use]
+    pub fn casts_doubt_on_the_file(&self) -> bool {
+        matches!(self, Self::NotStaged { .. } | Self::Source { .. })
+    }
+
+    /// A refusal by a peer that holds the whole is another than one of a part.
+    fn of_whole(self, is_whole: bool) -> Self {
+        match self {
+            Self::Refused {
+                peer,
+                goodbye: goodbye @ Goodbye::SnapshotFailed { .. },
+            } if is_whole => Self::NotStaged { peer, goodbye },
+            other => other,
+        }
+    }
 }
 
 /// Sends until staged; resumes after a cut while the stream gets further.
@@ -127,7 +152,7 @@ async fn send_resuming(
         let mut reached = 0;
         let error = match attempt(shared, peer, source, &mut reached).await {
             Ok(()) => return Ok(()),
-            Err(error) => error,
+            Err(error) => error.of_whole(reached == source.offer().bytes),
         };
         if furthest < reached {
             furthest = reached;

@@ -107,7 +107,7 @@ impl Witness {
         }
     }
 
-    /// Forgets the others: they are no members any more.
+    /// Forgets the others: they are no members any more, and not spoken with.
     pub(crate) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
         let mut seen = self.lock();
         let before = seen.len();

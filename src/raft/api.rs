@@ -241,6 +241,8 @@ pub enum Effect {
     StreamSnapshot {
         /// To whom.
         to: NodeId,
+        /// What it must cover at least: the log begins after this.
+        least: LogIndex,
     },
     /// The log up to here is no longer needed (snapshot durable, followers
     /// served): its segments may go.

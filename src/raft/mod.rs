@@ -16,8 +16,8 @@
 //! * `SendFromLog`: as `Send`, filled from the log on disk.
 //! * `Apply{entries}` and `RestoreSnapshot(meta)`: to the store, in order; then
 //!   step `Applied(index)`.
-//! * `StreamSnapshot{to}`: send the newest snapshot file, then step
-//!   `SnapshotStreamed`, always, also when it failed. Pass an `InstallSnapshot`
+//! * `StreamSnapshot{to, least}`: send the newest snapshot file, if it covers
+//!   that much, then step `SnapshotStreamed`, always, also when it failed. Pass an `InstallSnapshot`
 //!   message to the core only when that snapshot is staged here; the write with
 //!   `reset_to` must publish it first.
 //! * When [`Raft::next_deadline`] has come, step `Tick`. Handle queued messages

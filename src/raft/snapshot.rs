@@ -75,7 +75,7 @@ impl Raft {
 
     /// A peer needs entries that are purged here.
     pub(super) fn start_stream(&mut self, to: NodeId) {
-        let snapshot = self.log.snapshot().index;
+        let (snapshot, least) = (self.log.snapshot().index, self.log.base());
         let (now, patience) = (self.now, self.config.election_timeout_max);
         let State::Leader(lead) = &mut self.state else {
             return;
@@ -92,7 +92,7 @@ impl Raft {
         peer.pace = Pace::Streaming;
         if let std::collections::btree_map::Entry::Vacant(slot) = self.streams.entry(to) {
             slot.insert(snapshot);
-            self.outbox.effect(Effect::StreamSnapshot { to });
+            self.outbox.effect(Effect::StreamSnapshot { to, least });
         }
     }
 

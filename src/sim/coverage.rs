@@ -61,6 +61,7 @@ marks! {
     RepairSnapshot: "lost entries replaced by a peer's snapshot",
     RepairCrashed: "process ended during a repair",
     SnapshotSetAside: "rotten snapshot set aside, the one before it served",
+    SentSnapshotSetAside: "rotten snapshot set aside after a peer did not take it",
     Wiped: "data directory lost",
     Copied: "copy of a directory started beside it",
     CopyRefused: "copy refused: its process ended for good",

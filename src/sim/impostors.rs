@@ -25,7 +25,9 @@ impl World {
         let has_peers = self
             .status_of_leader()
             .is_some_and(|status| 1 < status.membership.members.len());
-        let Some(original) = self.some_member(dice, |_| has_peers) else {
+        // A decayed copy may not even open, or have forgotten whom it knew.
+        let will_do = |seat: usize| has_peers && !self.servers[seat].is_rotten;
+        let Some(original) = self.some_member(dice, will_do) else {
             return Ok(());
         };
         let Some(host) = self.stranger() else {
@@ -45,6 +47,7 @@ impl World {
         server.book.learned = book;
         (server.name, server.id, server.incarnation) = (name, id, incarnation);
         server.disk = disk;
+        server.is_rotten = false;
         server.is_impostor = true;
         self.story.tell(self.now, || {
             format!(
@@ -71,7 +74,8 @@ impl World {
         self.heal()?;
         self.await_convergence()?;
         let leader = self.leader();
-        let follows = |seat: usize| Some(seat) != leader && self.may_lose(seat);
+        let is_fit = |seat: usize| self.may_lose(seat) && !self.servers[seat].is_rotten;
+        let follows = |seat: usize| Some(seat) != leader && is_fit(seat);
         let Some(seat) = self.some_member(dice, follows) else {
             return Ok(());
         };

@@ -1,5 +1,6 @@
 //! The network: links with delays and losses, partitions of every shape.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::peer::{Goodbye, Hello};
@@ -233,6 +234,10 @@ impl World {
             self.say_goodbye(from, to, &packet.hello, goodbye);
             return Ok(());
         }
+        if self.servers[to].shunned.contains(&(from, packet.from_run)) {
+            self.lose(from, to);
+            return Ok(());
+        }
         if let Err(doubt) = self.meet(from, packet.from_run, to) {
             self.lose(from, to);
             return self.turn_away(doubt);
@@ -272,6 +277,28 @@ impl World {
             answer.map_err(|_| None)?;
         }
         Ok(())
+    }
+
+    /// To whom a connection stands.
+    pub fn spoken_with(&self, seat: usize) -> BTreeSet<NodeId> {
+        let own = &self.servers[seat];
+        let speaks = |(other, server): &(usize, &Server)| {
+            let met = |one: &Server, seat, run| one.met.contains(&(seat, run));
+            server.node.is_some() && (met(own, *other, server.run) || met(server, seat, own.run))
+        };
+        let others = self.servers.iter().enumerate().filter(speaks);
+        others.map(|(_, server)| server.id).collect()
+    }
+
+    /// Those that left are spoken with no longer: who comes back greets again.
+    pub fn hang_up_on_departed(&mut self, seat: usize) {
+        for id in self.servers[seat].book.forget_departed() {
+            let Some(&other) = self.seats.get(&id) else {
+                continue;
+            };
+            self.servers[seat].met.retain(|(from, _)| *from != other);
+            self.servers[other].met.retain(|(from, _)| *from != seat);
+        }
     }
 
     /// Two processes that meet for the first time look at each other's runs,
@@ -338,6 +365,9 @@ impl World {
             });
         }
         self.story.tell(self.now, || text);
+        let (refuser, refused) = (self.servers[by].run, self.servers[of].run);
+        self.servers[by].shunned.insert((of, refused));
+        self.servers[of].shunned.insert((by, refuser));
         self.tell_goodbye(by, of, goodbye);
         Ok(())
     }

@@ -198,7 +198,7 @@ pub fn effect(effect: &Effect) -> String {
         Effect::TransferStarted { id, target } => {
             format!("request {}: transferring to {target:?}", id.0)
         }
-        Effect::StreamSnapshot { to } => format!("stream snapshot to {to:?}"),
+        Effect::StreamSnapshot { to, .. } => format!("stream snapshot to {to:?}"),
         Effect::Purge { through } => format!("purge through {through}"),
         Effect::DigestMismatch(mismatch) => format!("mismatch: {mismatch}"),
         Effect::Diverged(divergence) => format!("diverged: {divergence}"),

@@ -99,6 +99,7 @@ impl World {
                 server.wake_at = None;
                 server.is_marked = false;
                 server.met.clear();
+                server.shunned.clear();
                 self.story.tell(self.now, || {
                     format!(
                         "{} starts: {}",
@@ -441,15 +442,17 @@ impl World {
                 self.post(seat, to, Letter::Repair(message));
                 Ok(())
             }
-            Happening::StreamWanted { to } => {
-                self.begin_stream(seat, to);
+            Happening::StreamWanted { to, least } => {
+                self.begin_stream(seat, to, least);
                 Ok(())
             }
             Happening::Committed(proof) => {
+                let spoken_with = self.spoken_with(seat);
                 let server = &mut self.servers[seat];
                 if let Some(node) = &server.node {
                     let members = &proof.membership.members;
-                    node.witness().retain(|id| members.contains_key(&id));
+                    let keep = |id| members.contains_key(&id) || spoken_with.contains(&id);
+                    node.witness().retain(keep);
                 }
                 server.book.committed = Some(proof);
                 Ok(())

@@ -15,7 +15,9 @@ use crate::peer::{
     DurableEnd, Goodbye, Hello, MembershipProof, Run, SnapshotOffer, SnapshotSink, SnapshotSource,
 };
 use crate::raft::{Config, ReadMode};
-use crate::types::{ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId};
+use crate::types::{
+    ClusterId, Incarnation, LogIndex, Member, Membership, Millis, NodeId, SnapshotMeta,
+};
 use crate::wal::WalOptions;
 
 use super::agenda::Moment;
@@ -87,6 +89,9 @@ pub(super) struct Server {
     pub is_impostor: bool,
     /// Processes that greeted the present one: their seats and runs.
     pub met: BTreeSet<(usize, u64)>,
+    /// Processes that it does not speak with, because one of both refused the
+    /// other: no connection brings what those say.
+    pub shunned: BTreeSet<(usize, u64)>,
     pub book: Book,
     /// As its process last knew it.
     pub membership: Arc<Membership>,
@@ -134,6 +139,7 @@ impl Server {
             is_marked: true,
             is_impostor: false,
             met: BTreeSet::new(),
+            shunned: BTreeSet::new(),
             membership: Arc::default(),
             asks: Vec::new(),
             told: String::new(),
@@ -209,11 +215,29 @@ impl Server {
         self.node.is_some() || self.repair.is_some()
     }
 
-    /// The newest snapshot of its process, for a peer.
-    pub fn newest_snapshot(&self) -> Option<Arc<dyn SnapshotSource>> {
+    /// The newest snapshot of its process, for a peer that needs at least this
+    /// much.
+    pub fn newest_snapshot(&self, least: LogIndex) -> Option<Arc<dyn SnapshotSource>> {
         match (&self.node, &self.repair) {
-            (Some(node), _) => node.newest_snapshot(),
-            (None, repair) => repair.as_ref()?.newest_snapshot(),
+            (Some(node), _) => node.newest_snapshot(least),
+            (None, repair) => repair.as_ref()?.newest_snapshot(least),
+        }
+    }
+
+    /// There is no snapshot that a peer could begin with.
+    pub fn want_snapshot(&self) {
+        if let Some(node) = &self.node {
+            node.want_snapshot();
+        }
+    }
+
+    /// A peer had all of a snapshot and did not take it; whether its process
+    /// finds the file damaged and sets it aside.
+    pub fn doubts_snapshot(&self, meta: &SnapshotMeta) -> bool {
+        match (&self.node, &self.repair) {
+            (Some(node), _) => node.doubt_snapshot(meta),
+            (None, Some(repair)) => repair.doubt_snapshot(meta),
+            (None, None) => false,
         }
     }
 
@@ -278,11 +302,13 @@ impl Book {
         !self.departed.is_empty()
     }
 
-    /// Those that left are spoken with no longer.
-    pub fn forget_departed(&mut self) {
-        for id in std::mem::take(&mut self.departed) {
-            self.members.remove(&id);
+    /// Those that left are spoken with no longer; who they are.
+    pub fn forget_departed(&mut self) -> BTreeSet<NodeId> {
+        let departed = std::mem::take(&mut self.departed);
+        for id in &departed {
+            self.members.remove(id);
         }
+        departed
     }
 
     /// Whether it calls that node at all.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::peer::{SnapshotOffer, SnapshotSink, SnapshotSource};
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 
 use super::coverage::Mark;
 use super::world::{Event, Step, World};
@@ -36,6 +36,8 @@ enum Progress {
     Going,
     Staged,
     Failed(String),
+    /// The receiver had all of it, or the file cannot be read.
+    Doubted(String),
 }
 
 impl Streams {
@@ -61,7 +63,7 @@ impl Streams {
 
 impl World {
     /// A core wants its newest snapshot streamed.
-    pub fn begin_stream(&mut self, from: usize, to_id: NodeId) {
+    pub fn begin_stream(&mut self, from: usize, to_id: NodeId, least: LogIndex) {
         let server = &self.servers[from];
         let run = server.run;
         let fail = Event::StreamFailed {
@@ -69,8 +71,11 @@ impl World {
             run,
             to: to_id,
         };
-        let source = server.newest_snapshot();
+        let source = server.newest_snapshot(least);
         let seat = self.seats.get(&to_id).copied();
+        if source.is_none() {
+            server.want_snapshot();
+        }
         let (Some(source), Some(to)) = (source, seat) else {
             self.agenda.add(self.now, fail);
             return;
@@ -121,6 +126,10 @@ impl World {
             }
             Progress::Staged => self.stream_succeeded(&stream),
             Progress::Failed(reason) => self.stream_fails(stream, &reason),
+            Progress::Doubted(reason) => {
+                self.doubt_file(&stream);
+                self.stream_fails(stream, &reason);
+            }
         }
         self.settle(to)
     }
@@ -134,6 +143,21 @@ impl World {
             node.streamed(stream.to_id, Some(stream.offer.meta.clone()));
             self.request_turn(stream.from);
         }
+    }
+
+    /// The sender looks whether it is its own file that is damaged.
+    fn doubt_file(&mut self, stream: &Stream) {
+        let sender = &self.servers[stream.from];
+        if sender.run != stream.from_run || !sender.doubts_snapshot(&stream.offer.meta) {
+            return;
+        }
+        let name = sender.name.clone();
+        self.story.tell(self.now, || {
+            format!("{name} sets the snapshot aside: it is damaged there")
+        });
+        self.hit(Mark::SentSnapshotSetAside);
+        self.servers[stream.from].want_snapshot();
+        self.request_turn(stream.from);
     }
 
     fn stream_fails(&mut self, stream: Stream, reason: &str) {
@@ -198,7 +222,7 @@ impl World {
         if left == 0 {
             let finished = stream.sink.take().map(|sink| sink.finish());
             return match finished {
-                Some(Err(error)) => Progress::Failed(error.0),
+                Some(Err(error)) => Progress::Doubted(error.0),
                 _ => Progress::Staged,
             };
         }
@@ -206,11 +230,13 @@ impl World {
         let length = usize::try_from(left).unwrap_or(chunk).min(chunk);
         let mut bytes = vec![0; length];
         let offset = sink.held();
-        let copied = match stream.source.read(offset, &mut bytes) {
-            Ok(()) => sink.append(offset, &bytes).map_err(|error| error.0),
-            Err(error) => Err(error.0),
-        };
-        copied.map_or_else(Progress::Failed, |()| Progress::Going)
+        match stream.source.read(offset, &mut bytes) {
+            Ok(()) => match sink.append(offset, &bytes) {
+                Ok(()) => Progress::Going,
+                Err(error) => Progress::Failed(error.0),
+            },
+            Err(error) => Progress::Doubted(error.0),
+        }
     }
 
     /// A newer stream to a node takes the place of older ones.

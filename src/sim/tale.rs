@@ -82,7 +82,7 @@ fn effect(world: &World, effect: &Effect) -> Option<String> {
         Effect::ProposalAccepted { id, index, .. } => format!("{id:?} is {index:?}"),
         Effect::Rejected { id, reason } => format!("{id:?} rejected: {reason}"),
         Effect::ReadReady { id, index } => format!("{id:?} may be read at {index:?}"),
-        Effect::StreamSnapshot { to } => format!("stream a snapshot to {}", world.name(*to)),
+        Effect::StreamSnapshot { to, .. } => format!("stream a snapshot to {}", world.name(*to)),
         Effect::Purge { through } => format!("purge to {through:?}"),
         Effect::MembershipActive { index, membership } => {
             let names = |ids: &std::collections::BTreeSet<crate::types::NodeId>| {

@@ -165,7 +165,7 @@ impl World {
             Event::SnapshotEnds { seat, .. } => self.snapshot_ends(seat),
             Event::PowerFails { seat, .. } => self.power_fails(seat),
             Event::Forget { seat, .. } => {
-                self.servers[seat].book.forget_departed();
+                self.hang_up_on_departed(seat);
                 Ok(())
             }
             Event::Arrive(packet) => self.arrive(packet),

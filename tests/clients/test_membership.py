@@ -1,6 +1,8 @@
 """Joins, peers, leadership: `bao operator raft …` on real nodes."""
 
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -113,6 +115,59 @@ def test_step_down_hands_over_and_every_node_keeps_serving(fresh_cluster):
         await_value(cluster, node, "kv/kept", {"a": "1"})
         written = node.request("PUT", f"kv/by-{node.name}", cluster.root_token, json={"b": "2"})
         assert written.status_code == 204, f"through {node.name}: {written.text}"
+
+
+class Writer(threading.Thread):
+    """Writes through one node without a pause, and keeps what was not a success."""
+
+    def __init__(self, node, token):
+        super().__init__()
+        self.node, self.token = node, token
+        self.stopping = threading.Event()
+        self.written, self.failures, self.longest = 0, [], 0.0
+
+    def run(self):
+        while not self.stopping.is_set():
+            began = time.monotonic()
+            path = f"kv/{self.node.name}/{self.written % 10}"
+            body = {"count": str(self.written)}
+            try:
+                answer = self.node.request("PUT", path, self.token, json=body)
+                if answer.status_code != 204:
+                    self.failures.append(f"{answer.status_code} {answer.text}")
+            except Exception as error:
+                self.failures.append(repr(error))
+            self.longest = max(self.longest, time.monotonic() - began)
+            self.written += 1
+
+
+def test_no_write_fails_while_leadership_is_handed_over(fresh_cluster):
+    cluster = fresh_cluster()
+    cluster.mount_kv()
+    writers = [Writer(node, cluster.root_token) for node in cluster.nodes for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(5):
+            before = cluster.await_active()
+            count = sum(writer.written for writer in writers)
+            answer = before.request("PUT", "sys/step-down", cluster.root_token)
+            assert answer.status_code == 204, answer.text
+
+            def moved():
+                return cluster.await_active() is not before
+
+            await_that("another active node", moved)
+            more = lambda: sum(writer.written for writer in writers) > count + 50
+            await_that("writes to go on", more)
+    finally:
+        for writer in writers:
+            writer.stopping.set()
+        for writer in writers:
+            writer.join()
+    for writer in writers:
+        print(f"{writer.node.name}: {writer.written} writes, the longest {writer.longest:.3f} s")
+    assert [failure for writer in writers for failure in writer.failures] == []
 
 
 def test_step_down_needs_a_token(cluster):

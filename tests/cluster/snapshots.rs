@@ -1,3 +1,5 @@
+use std::path::{Path, PathBuf};
+
 use holdfast::physical::{Backend, Physical, PhysicalError, RestoreEntries};
 
 use crate::cluster::{Cluster, Home, Shape, confirmed, eventually, value};
@@ -39,6 +41,28 @@ async fn node_restarts_from_snapshot_and_log() {
     assert_eq!(confirmed(node, "k/0").await, Some(filler()));
 }
 
+/// Snapshot files of a member whose names end so, oldest first.
+fn files(cluster: &Cluster, member: usize, suffix: &str) -> Vec<PathBuf> {
+    let Home::Folder(folder) = cluster.members[member].home.clone() else {
+        panic!("a folder");
+    };
+    let listed = std::fs::read_dir(folder.path().join("data/snapshots")).unwrap();
+    let paths = listed.map(|file| file.unwrap().path());
+    let mut files: Vec<_> = paths
+        .filter(|path| path.to_str().unwrap().ends_with(suffix))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Flips a bit in the middle.
+fn spoil(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rotten_newest_snapshot_is_replaced_by_the_one_before() {
     let mut cluster = Cluster::of(1, TINY).await;
@@ -46,19 +70,8 @@ async fn rotten_newest_snapshot_is_replaced_by_the_one_before() {
         cluster.write(&format!("k/{number}"), &filler()).await;
     }
     cluster.down(0).await;
-    let Home::Folder(folder) = cluster.members[0].home.clone() else {
-        panic!("a folder");
-    };
-    let mut files: Vec<_> = std::fs::read_dir(folder.path().join("data/snapshots"))
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.sort();
-    let newest = files.last().unwrap();
-    let mut bytes = std::fs::read(newest).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(newest, bytes).unwrap();
+    let newest = files(&cluster, 0, ".snap").pop().unwrap();
+    spoil(&newest);
     cluster.restart(0).await;
     cluster.leader().await;
     let node = cluster.members[0].node();
@@ -97,6 +110,26 @@ async fn follower_far_behind_catches_up_by_snapshot_and_restarts_from_it() {
     node.start(cluster.keyring.clone()).await.unwrap();
     let node = cluster.members[follower].node();
     assert_eq!(confirmed(node, "after").await.as_deref(), Some("1"));
+}
+
+// Found by the simulator (seed 2655): the leader streamed its rotten snapshot
+// again and again, and the follower refused it each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotten_snapshot_that_a_follower_refuses_is_set_aside_and_another_taken() {
+    let mut cluster = Cluster::of(3, TINY).await;
+    let follower = cluster.followers().await[0];
+    cluster.down(follower).await;
+    for number in 0..150 {
+        cluster.write(&format!("k/{number}"), &filler()).await;
+    }
+    let leader = cluster.leader().await;
+    for file in files(&cluster, leader, ".snap") {
+        spoil(&file);
+    }
+    cluster.restart(follower).await;
+    let node = cluster.members[follower].node();
+    assert_eq!(confirmed(node, "k/149").await, Some(filler()));
+    assert_eq!(files(&cluster, leader, ".broken").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

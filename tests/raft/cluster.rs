@@ -312,7 +312,7 @@ impl Cluster {
             | Effect::ProposalAccepted { id: request, .. }
             | Effect::AlreadyDone { id: request }
             | Effect::TransferStarted { id: request, .. } => self.answers.push(answer(*request)),
-            Effect::StreamSnapshot { to } => {
+            Effect::StreamSnapshot { to, .. } => {
                 assert!(
                     !self
                         .streams

@@ -204,7 +204,7 @@ fn done(effect: holdfast::raft::Effect) -> Option<Input> {
         Effect::Persist { mark, .. } => Some(Input::Durable(mark)),
         Effect::Apply { entries } => entries.last().map(|entry| Input::Applied(entry.index)),
         Effect::RestoreSnapshot(meta) => Some(Input::Applied(meta.index)),
-        Effect::StreamSnapshot { to } => Some(Input::SnapshotStreamed {
+        Effect::StreamSnapshot { to, .. } => Some(Input::SnapshotStreamed {
             to,
             delivered: None,
         }),

@@ -20,17 +20,15 @@ fn entries(indexes: std::ops::RangeInclusive<u64>) -> ApplyCommand {
     }
 }
 
-// A burst makes the next snapshot due while one is still being written, and
-// then nothing more comes: what is due must not be forgotten (S13).
-#[test]
-fn snapshot_due_during_another_follows_it() {
+/// A thread that takes a snapshot after 10 entries, and where its pictures go.
+fn thread() -> (ApplyThread, Receiver<View>) {
     let disk = Arc::new(MemoryDisk::new());
     let folder = SnapshotDirectory::open(disk, Path::new("/snapshots")).unwrap();
     let (_commands, receiver) = channel();
     let (snapshotter, views) = channel();
     let (events, _events) = EventSender::new();
     let store = Store::new();
-    let mut thread = ApplyThread {
+    let thread = ApplyThread {
         board: Arc::new(Board::new(store.view())),
         store,
         commands: receiver,
@@ -48,6 +46,14 @@ fn snapshot_due_during_another_follows_it() {
         checkpoint_interval: 1000,
         state: ApplyState::default(),
     };
+    (thread, views)
+}
+
+// A burst makes the next snapshot due while one is still being written, and
+// then nothing more comes: what is due must not be forgotten (S13).
+#[test]
+fn snapshot_due_during_another_follows_it() {
+    let (mut thread, views) = thread();
     thread.turn(entries(1..=10), 1).unwrap();
     assert_eq!(views.try_recv().unwrap().applied_index(), LogIndex(10));
     thread.turn(entries(11..=25), 1).unwrap();
@@ -57,4 +63,16 @@ fn snapshot_due_during_another_follows_it() {
     );
     thread.turn(ApplyCommand::SnapshotEnded, 1).unwrap();
     assert_eq!(views.try_recv().unwrap().applied_index(), LogIndex(25));
+}
+
+// The newest file was damaged and set aside: another must not wait for entries
+// that may never come.
+#[test]
+fn snapshot_asked_for_is_taken_though_nothing_changed() {
+    let (mut thread, views) = thread();
+    thread.turn(entries(1..=10), 1).unwrap();
+    views.try_recv().unwrap();
+    thread.turn(ApplyCommand::SnapshotEnded, 1).unwrap();
+    thread.turn(ApplyCommand::TakeSnapshot, 1).unwrap();
+    assert_eq!(views.try_recv().unwrap().applied_index(), LogIndex(10));
 }

@@ -40,7 +40,7 @@ impl Network for World {
         self.sent.push((to, message));
     }
 
-    fn stream_snapshot(&mut self, _to: NodeId) {}
+    fn stream_snapshot(&mut self, _to: NodeId, _least: LogIndex) {}
 
     fn set_members(&mut self, _index: LogIndex, membership: Arc<Membership>) {
         self.members = Some(membership);

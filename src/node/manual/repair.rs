@@ -17,7 +17,7 @@ use crate::node::stream::{Incoming, Outgoing};
 use crate::peer::{Goodbye, Handler, Refuser, SnapshotOffer, SnapshotSink, SnapshotSource};
 use crate::snapshot::SnapshotDirectory;
 use crate::store::Store;
-use crate::types::{NodeId, RepairMessage};
+use crate::types::{LogIndex, NodeId, RepairMessage, SnapshotMeta};
 
 use super::{Happening, ManualOptions, Recorder, nobody, own_directory, wal_path};
 
@@ -141,11 +141,16 @@ impl ManualRepair {
         self.failure.error().map(|error| error.to_string())
     }
 
-    /// The newest snapshot, for a peer.
-    pub fn newest_snapshot(&self) -> Option<Arc<dyn SnapshotSource>> {
-        let info = self.snapshots.directory().newest()?;
+    /// The newest snapshot, for a peer that needs at least this much.
+    pub fn newest_snapshot(&self, least: LogIndex) -> Option<Arc<dyn SnapshotSource>> {
+        let info = self.snapshots.newest_covering(least)?;
         let directory = self.snapshots.directory().clone();
         Some(Arc::new(Outgoing::new(directory, info)))
+    }
+
+    /// As of a node.
+    pub fn doubt_snapshot(&self, meta: &SnapshotMeta) -> bool {
+        self.snapshots.set_aside_if_damaged(meta).unwrap_or(false)
     }
 
     /// A peer offers a snapshot.

@@ -4,6 +4,7 @@ use tokio::io::AsyncReadExt;
 
 use super::*;
 use crate::raft::message::AppendResult;
+use crate::types::Membership;
 
 fn run(number: u64) -> Run {
     Run {
@@ -64,6 +65,32 @@ async fn copy_is_refused_while_the_first_answers() {
         one.transport.shared.options.witness.seen()[&two.id()].run,
         run(5)
     );
+}
+
+// Found by the simulator (seeds 2237, 5836): a member left and came back, its
+// connections stood all the time, and nobody remembered its process: a copy was
+// taken for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn process_spoken_with_is_remembered_though_it_is_no_member_for_a_while() {
+    let keyring = keyring();
+    let one = Setup::new(&keyring).start(1);
+    let two = second(&keyring, 5, end(0, 0));
+    join(1, &[&one, &two]);
+    two.connected(one.id()).await;
+    one.connected(two.id()).await;
+    one.transport.set_committed(MembershipProof {
+        index: LogIndex(2),
+        membership: Arc::new(Membership {
+            members: BTreeMap::from([one.member()]),
+            ..Membership::default()
+        }),
+    });
+    let seen = || one.transport.shared.options.witness.seen();
+    assert_eq!(seen()[&two.id()].run, run(5));
+    let mut copy = second(&keyring, 6, end(0, 0));
+    call(&copy, &one);
+    let goodbye = refusal_by_peer(&mut copy).await;
+    assert!(matches!(goodbye, Goodbye::Copied { .. }), "{goodbye}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

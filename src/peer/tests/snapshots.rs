@@ -91,6 +91,9 @@ impl SnapshotSink for Staging {
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.fail_at == Some(held.bytes.len()) {
+            return Err(SinkError("checksum differs".to_owned()));
+        }
         held.staged = true;
         Ok(())
     }
@@ -266,6 +269,31 @@ async fn newer_stream_makes_the_older_give_way() {
     let held = held.lock().expect("lock");
     assert_eq!(held.bytes, source.bytes);
     assert_eq!(held.offsets.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_of_the_whole_casts_doubt_on_the_file_and_one_of_a_part_does_not() {
+    let keyring = keyring();
+    let one = Setup::new(&keyring).start(1);
+    let source = Memory::new();
+    let all = source.bytes.len();
+    for (id, fail_at, is_doubtful) in [(2, all, true), (3, all / 2, false)] {
+        let mut setup = Setup::new(&keyring);
+        setup.sink = Some(receiver(
+            &Shared::default(),
+            usize::MAX,
+            || {},
+            Some(fail_at),
+        ));
+        let two = setup.start(id);
+        join(id, &[&one, &two]);
+        let outcome = one
+            .transport
+            .send_snapshot(NodeId(id), source.clone())
+            .await;
+        let error = outcome.expect_err("refused");
+        assert_eq!(error.casts_doubt_on_the_file(), is_doubtful, "{error}");
+    }
 }
 
 /// Cuts the stream at each of the points, given in rising order.

@@ -390,7 +390,7 @@ impl Run {
                 self.events.push(Event::Restored(meta));
                 return Ok(Some(Input::Applied(index)));
             }
-            Effect::StreamSnapshot { to } => {
+            Effect::StreamSnapshot { to, .. } => {
                 if let Some(meta) = self.local.disk.snapshots.last().cloned() {
                     self.outputs.push(Output::Snapshot { to, meta });
                 }

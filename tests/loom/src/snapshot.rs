@@ -34,6 +34,13 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// As of the production type.
+    pub fn is_about_content(&self) -> bool {
+        true
+    }
+}
+
 /// A folder.
 #[derive(Default)]
 pub struct SnapshotDirectory {
@@ -101,6 +108,11 @@ impl SnapshotDirectory {
         info: &SnapshotInfo,
     ) -> Result<Vec<Result<Record, SnapshotError>>, SnapshotError> {
         Ok(info.records.iter().cloned().map(Ok).collect())
+    }
+
+    /// Whole, always.
+    pub fn verify(&self, _info: &SnapshotInfo) -> Result<(), SnapshotError> {
+        Ok(())
     }
 
     /// Never happens here.

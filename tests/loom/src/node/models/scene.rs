@@ -51,7 +51,7 @@ struct Nobody;
 impl Peers for Nobody {
     fn send(&self, _to: NodeId, _message: Message) {}
     fn send_repair(&self, _to: NodeId, _message: RepairMessage) {}
-    fn stream_snapshot(&self, _to: NodeId) {}
+    fn stream_snapshot(&self, _to: NodeId, _least: LogIndex) {}
     fn set_members(&self, _index: LogIndex, _membership: &Membership) {}
     fn set_committed(&self, _index: LogIndex, _membership: &Arc<Membership>) {}
     fn api_address(&self, _id: NodeId) -> Option<String> {
