@@ -17,11 +17,13 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use super::BLOCK_BYTES;
+use super::blocks::{BlockBuffer, is_aligned};
 
 /// Writes whole blocks of one file durably.
 pub(super) struct DurableWriter {
     way: Way,
-    buffer: AlignedBuffer,
+    /// For blocks that do not lie where direct I/O wants them.
+    buffer: BlockBuffer,
 }
 
 enum Way {
@@ -40,7 +42,7 @@ impl DurableWriter {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             way: open_direct(path)?.map_or(Way::Dsync, Way::Direct),
-            buffer: AlignedBuffer::default(),
+            buffer: BlockBuffer::default(),
         })
     }
 
@@ -48,7 +50,7 @@ impl DurableWriter {
     pub(super) fn cached() -> Self {
         Self {
             way: Way::Dsync,
-            buffer: AlignedBuffer::default(),
+            buffer: BlockBuffer::default(),
         }
     }
 
@@ -67,7 +69,15 @@ impl DurableWriter {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
         assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
         if let Way::Direct(direct) = &self.way {
-            match write_dsync(direct, offset, self.buffer.aligned(blocks)) {
+            let aligned = match is_aligned(blocks) {
+                true => blocks,
+                false => {
+                    self.buffer.clear(KEPT_BYTES_MAX);
+                    self.buffer.extend_from_slice(blocks);
+                    self.buffer.as_slice()
+                }
+            };
+            match write_dsync(direct, offset, aligned) {
                 Err(error) if is_refusal(&error) => self.way = Way::Dsync,
                 result => return result,
             }
@@ -102,12 +112,23 @@ pub(super) fn open_direct(path: &Path) -> io::Result<Option<File>> {
 
 /// Fills `blocks`, whole blocks, past the page cache.
 pub(super) fn read_direct(direct: &File, offset: u64, blocks: &mut [u8]) -> io::Result<()> {
-    let mut buffer = vec![0; blocks.len() + BLOCK_BYTES];
-    let start = buffer.as_ptr().align_offset(BLOCK_BYTES);
-    let aligned = &mut buffer[start..start + blocks.len()];
-    direct.read_exact_at(aligned, offset)?;
-    blocks.copy_from_slice(aligned);
+    if is_aligned(blocks) {
+        return direct.read_exact_at(blocks, offset);
+    }
+    let mut buffer = BlockBuffer::zeroed(blocks.len());
+    direct.read_exact_at(buffer.as_mut_slice(), offset)?;
+    blocks.copy_from_slice(buffer.as_slice());
     Ok(())
+}
+
+/// Writes `blocks`, whole blocks, past the page cache; durable after a sync.
+pub(super) fn write_direct(direct: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
+    if is_aligned(blocks) {
+        return direct.write_all_at(blocks, offset);
+    }
+    let mut buffer = BlockBuffer::with_capacity(blocks.len());
+    buffer.extend_from_slice(blocks);
+    direct.write_all_at(buffer.as_slice(), offset)
 }
 
 fn write_dsync(file: &File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
@@ -131,31 +152,5 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(code, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
-/// A reusable buffer that starts on a block boundary, as direct I/O demands.
-#[derive(Default)]
-struct AlignedBuffer {
-    bytes: Vec<u8>,
-}
-
-impl AlignedBuffer {
-    /// Kept between writes up to this size, in bytes.
-    const KEPT_BYTES_MAX: usize = 1 << 20;
-
-    /// The same bytes at an aligned address: themselves if they are already.
-    fn aligned<'a>(&'a mut self, source: &'a [u8]) -> &'a [u8] {
-        if source.as_ptr().align_offset(BLOCK_BYTES) == 0 {
-            return source;
-        }
-        if self.bytes.len() > Self::KEPT_BYTES_MAX {
-            self.bytes = Vec::new();
-        }
-        let wanted = source.len() + BLOCK_BYTES;
-        if self.bytes.len() < wanted {
-            self.bytes.resize(wanted, 0);
-        }
-        let start = self.bytes.as_ptr().align_offset(BLOCK_BYTES);
-        let target = &mut self.bytes[start..start + source.len()];
-        target.copy_from_slice(source);
-        target
-    }
-}
+/// Room kept between writes, in bytes.
+const KEPT_BYTES_MAX: usize = 1 << 20;

@@ -9,6 +9,8 @@ mod real;
 
 mod append;
 
+mod blocks;
+
 mod direct;
 
 mod mapped;
@@ -22,6 +24,7 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
+pub use blocks::BlockBuffer;
 pub use crash::{CacheAfter, Fate, Unsynced};
 pub use memory::MemoryDisk;
 pub use real::{RealDisk, open_read_only};
@@ -125,10 +128,17 @@ pub trait SegmentIo: Send {
 }
 
 /// An open file.
-pub trait File: Send {
+pub trait File: Send + Sync {
     /// Buffered write at a byte offset; durable after `sync`.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> DiskResult<()>;
-    /// Makes buffered writes and the length durable.
+    /// Writes whole blocks at a multiple of [`BLOCK_BYTES`], past the page
+    /// cache where possible; durable after `sync`, like any other write. For
+    /// what is large and not read soon: nothing of it waits in memory for that
+    /// sync.
+    fn write_blocks(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
+        self.write_at(offset, blocks)
+    }
+    /// Makes writes and the length durable.
     fn sync(&mut self) -> DiskResult<()>;
     /// Fills `buffer` from a byte offset; short of the end is an error.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<()>;
@@ -141,6 +151,13 @@ pub trait File: Send {
     }
     /// Length in bytes.
     fn length(&self) -> DiskResult<u64>;
+    /// Gives it this length, and room on the disk for all of it: what was not
+    /// written reads as zeros. `false`: not here, nothing was done. Appending
+    /// to such blocks is durable like any other write, only slower.
+    fn allocate(&mut self, length: u64) -> DiskResult<bool> {
+        let _ = length;
+        Ok(false)
+    }
     /// Cuts or extends with zeros.
     fn set_length(&mut self, length: u64) -> DiskResult<()>;
     /// Drops what the page cache holds, so that reads come from the disk.

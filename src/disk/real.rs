@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, Mmap};
-use rustix::fs::{Advice as CacheAdvice, fadvise, statvfs};
+use rustix::fs::{Advice as CacheAdvice, FallocateFlags, fadvise, fallocate, statvfs};
+use rustix::io::Errno;
 
 use super::append::RealSegment;
-use super::direct::{is_refusal, open_direct, read_direct};
+use super::direct::{is_refusal, open_direct, read_direct, write_direct};
 use super::lock::DirectoryLock;
 use super::{AppendMode, BLOCK_BYTES, Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 
@@ -149,8 +150,8 @@ impl Mapped for RealMap {
 struct RealFile {
     file: fs::File,
     path: PathBuf,
-    /// Opened by the first direct read; `None`: refused.
-    direct_reads: OnceLock<Option<fs::File>>,
+    /// Opened when first needed; `None`: refused.
+    direct: OnceLock<Option<fs::File>>,
 }
 
 impl RealFile {
@@ -158,12 +159,21 @@ impl RealFile {
         Box::new(Self {
             file,
             path: path.to_path_buf(),
-            direct_reads: OnceLock::new(),
+            direct: OnceLock::new(),
         })
     }
 
     fn fail(&self, operation: &'static str, error: io::Error) -> DiskError {
         DiskError::new(operation, &self.path, error)
+    }
+
+    fn direct(&self) -> Option<&fs::File> {
+        let direct = self.direct.get_or_init(|| {
+            // A renamed file is reached by descriptor, not by its old name.
+            // Whatever goes wrong, the ordinary descriptor serves as well.
+            open_direct(&descriptor_path(&self.file)).unwrap_or(None)
+        });
+        direct.as_ref()
     }
 }
 
@@ -172,6 +182,19 @@ impl File for RealFile {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|error| self.fail("write", error))
+    }
+
+    fn write_blocks(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
+        let Some(direct) = self.direct() else {
+            return self.write_at(offset, blocks);
+        };
+        match write_direct(direct, offset, blocks) {
+            // It did no part of it.
+            Err(error) if is_refusal(&error) => self.write_at(offset, blocks),
+            result => result.map_err(|error| self.fail("write", error)),
+        }
     }
 
     fn sync(&mut self) -> DiskResult<()> {
@@ -189,12 +212,7 @@ impl File for RealFile {
     fn read_blocks(&self, offset: u64, blocks: &mut [u8]) -> DiskResult<()> {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
         assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
-        let direct = self.direct_reads.get_or_init(|| {
-            // A renamed file is reached by descriptor, not by its old name.
-            // Whatever goes wrong, the ordinary descriptor reads as well.
-            open_direct(&descriptor_path(&self.file)).unwrap_or(None)
-        });
-        let Some(direct) = direct else {
+        let Some(direct) = self.direct() else {
             return self.read_at(offset, blocks);
         };
         match read_direct(direct, offset, blocks) {
@@ -207,6 +225,14 @@ impl File for RealFile {
         match self.file.metadata() {
             Ok(metadata) => Ok(metadata.len()),
             Err(error) => Err(self.fail("measure", error)),
+        }
+    }
+
+    fn allocate(&mut self, length: u64) -> DiskResult<bool> {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+            Err(error) => Err(self.fail("allocate", error.into())),
         }
     }
 

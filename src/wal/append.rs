@@ -55,10 +55,11 @@ impl Wal {
 
     /// Writes a promise that covers everything before it.
     pub(super) fn write_mark(&mut self) -> Result<(), Stop> {
-        if !self.fits(&self.tail.begin_write(), NEED_OF_MARK) {
-            self.rotate(NEED_OF_MARK)?;
-        }
         let mut buffer = self.tail.begin_write();
+        if !self.fits(&buffer, NEED_OF_MARK) {
+            self.rotate(NEED_OF_MARK)?;
+            buffer = self.tail.begin_write();
+        }
         buffer.begin(MARK, self.last.0.next(), self.last.1);
         buffer.close(0, self.hard_state);
         self.flush(buffer)?;
@@ -110,6 +111,7 @@ impl Wal {
         self.tail.segment.close();
         self.closed.push_back((sequence - 1, self.tail_last_index));
 
+        let memory = buffer.into_memory();
         self.tail = Tail {
             io,
             header,
@@ -117,6 +119,7 @@ impl Wal {
             last: self.tail.last,
             rows: Vec::new(),
             segment,
+            memory,
         };
         self.tail_last_index = LogIndex(0);
         self.is_promised = true;
@@ -218,6 +221,7 @@ impl Wal {
     fn flush(&mut self, mut buffer: WriteBuffer) -> Result<(), Stop> {
         buffer.close(0, self.hard_state);
         if buffer.is_empty() {
+            self.tail.memory = buffer.into_memory();
             return Ok(());
         }
         if std::mem::take(&mut self.vote_is_new) {
@@ -233,10 +237,12 @@ impl Wal {
         let mut published = self.shared.published();
         published.add(&self.tail.segment, buffer.closed());
         drop(published);
-        if self.options.prepare_in_background && self.tail.offset > self.tail.header.area_end() / 2
-        {
-            self.spare.prepare_in_background();
-            self.spare.replenish();
+        let written_bytes = buffer.bytes().len() as u64;
+        self.tail.memory = buffer.into_memory();
+        if self.options.prepare_in_background {
+            let area_end = self.tail.header.area_end();
+            self.spare
+                .keep_pace(written_bytes, self.tail.offset, area_end);
         }
         Ok(())
     }

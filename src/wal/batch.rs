@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::codec::crc32;
+use crate::disk::BlockBuffer;
 use crate::types::{HardState, LogIndex, NodeId, Term};
 
 use super::format::{
@@ -36,7 +37,7 @@ pub struct WriteBuffer {
     seed: u32,
     /// Offset of the write in the segment.
     offset: u64,
-    bytes: Vec<u8>,
+    bytes: BlockBuffer,
     last: BatchId,
     closed: Vec<ClosedBatch>,
     open: Option<OpenBatch>,
@@ -58,11 +59,23 @@ impl WriteBuffer {
     /// An empty write at `offset` of a segment, after the batch `last`.
     #[must_use]
     pub fn new(segment: SegmentHeader, offset: u64, last: BatchId) -> Self {
+        Self::within(BlockBuffer::default(), segment, offset, last)
+    }
+
+    /// The same in memory that is there already; its content goes.
+    #[must_use]
+    pub fn within(
+        mut bytes: BlockBuffer,
+        segment: SegmentHeader,
+        offset: u64,
+        last: BatchId,
+    ) -> Self {
+        bytes.clear(KEPT_BYTES_MAX);
         Self {
             seed: segment.seed(),
             segment,
             offset,
-            bytes: Vec::new(),
+            bytes,
             last,
             closed: Vec::new(),
             open: None,
@@ -75,7 +88,7 @@ impl WriteBuffer {
         assert!(self.open.is_none());
         assert!(first_index > LogIndex(0));
         let start = self.bytes.len();
-        self.bytes.resize(start + BATCH_HEADER, 0);
+        self.bytes.resize(start + BATCH_HEADER);
         let is_first = self.offset + start as u64 == BLOCK;
         self.open = Some(OpenBatch {
             start,
@@ -122,7 +135,7 @@ impl WriteBuffer {
         self.bytes.extend_from_slice(&bytes);
         self.bytes.extend_from_slice(payload);
         self.bytes
-            .resize(self.bytes.len().next_multiple_of(RECORD_HEADER), 0);
+            .resize(self.bytes.len().next_multiple_of(RECORD_HEADER));
     }
 
     /// Finishes the open batch, if any. `hard_state` is what holds after it;
@@ -130,8 +143,8 @@ impl WriteBuffer {
     pub fn close(&mut self, extra_flags: u16, hard_state: HardState) {
         let Some(open) = self.open.take() else { return };
         self.bytes
-            .resize(self.bytes.len().next_multiple_of(BLOCK as usize), 0);
-        let batch = &self.bytes[open.start..];
+            .resize(self.bytes.len().next_multiple_of(BLOCK as usize));
+        let batch = &self.bytes.as_slice()[open.start..];
         let last_index = LogIndex(open.first_index.0 + open.entry_count - 1);
         let header = BatchHeader {
             flags: open.flags | extra_flags,
@@ -155,7 +168,7 @@ impl WriteBuffer {
             body_crc: crc32(self.seed, &batch[BATCH_HEADER..]),
         };
         let encoded = header.encode(self.seed);
-        self.bytes[open.start..open.start + BATCH_HEADER].copy_from_slice(&encoded);
+        self.bytes.as_mut_slice()[open.start..open.start + BATCH_HEADER].copy_from_slice(&encoded);
         let crc = u32::from_le_bytes(encoded[124..].try_into().expect("four bytes"));
         self.last = BatchId {
             lsn: header.lsn,
@@ -202,7 +215,13 @@ impl WriteBuffer {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         assert!(self.open.is_none());
-        &self.bytes
+        self.bytes.as_slice()
+    }
+
+    /// The memory, for the next write.
+    #[must_use]
+    pub fn into_memory(self) -> BlockBuffer {
+        self.bytes
     }
 
     /// The batches closed so far, in order.
@@ -217,6 +236,10 @@ impl WriteBuffer {
         self.last
     }
 }
+
+/// Memory kept from one write to the next, in bytes: what is gathered for one
+/// at most, and some more.
+const KEPT_BYTES_MAX: usize = 9 << 20;
 
 impl ClosedBatch {
     /// What is kept of a batch with this header and header CRC.

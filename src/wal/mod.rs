@@ -57,7 +57,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codec::crc32;
-use crate::disk::{AppendMode, Disk, DiskError};
+use crate::disk::{AppendMode, BlockBuffer, Disk, DiskError};
 use crate::types::{Entry, HardState, LogIndex, LogWrite, Term};
 
 pub use error::{Damage, LostRange, WalError};
@@ -87,8 +87,8 @@ pub struct WalOptions {
     /// A log write is split into batches of about this many bytes, at least
     /// one entry each: what a reader reads at once.
     pub batch_bytes_max: u64,
-    /// Fill the next segment with zeros on a thread, once the current one is
-    /// half full. Otherwise it is filled when it is needed.
+    /// Fill the next segment with zeros on a thread, at the pace at which the
+    /// current one fills. Otherwise it is filled when it is needed.
     pub prepare_in_background: bool,
     /// How appends reach the disk.
     pub append: AppendMode,
@@ -186,6 +186,7 @@ impl Wal {
             last: BatchId::default(),
             rows: Vec::new(),
             segment,
+            memory: BlockBuffer::default(),
         };
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -284,6 +285,7 @@ impl Wal {
                 last: walk.last.expect("recovery found what to continue"),
                 rows: walk.rows,
                 segment,
+                memory: BlockBuffer::default(),
             },
             tail_last_index,
             spare: Spare::new(Arc::clone(&disk), dir, options.segment_bytes),

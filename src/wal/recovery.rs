@@ -15,7 +15,9 @@
 //! Damage leaves every file untouched. Only the last acknowledged batch can be
 //! damaged and taken for torn, until a later promise covers it: hence MARK.
 
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
 
 use crate::disk::Disk;
 use crate::types::{LogIndex, Term};
@@ -27,7 +29,7 @@ use super::format::{
 };
 use super::segment::list_segments;
 use super::verdict::{Decision, End, Finding, Log, Next, decide};
-use super::walk::{Keep, OpenSegment, Remains, SegmentEnd, Walk};
+use super::walk::{Batches, Keep, OpenSegment, Remains, SegmentEnd, Walk};
 
 /// How the log was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,38 +132,63 @@ fn read_log(
     };
     let mut walk = Walk::new(&oldest.header, keep);
     let mut headers: Vec<SegmentHeader> = Vec::new();
-    for position in 0..segments.len() {
-        let (sequence, Ok(segment)) = &segments[position] else {
-            return Err(damage_of_header(&segments, position, Some(&walk)));
-        };
-        check_place(headers.last(), &segment.header)?;
-        headers.push(segment.header);
-        let end = walk.read(segment).map_err(|contradiction| {
-            damage(*sequence, contradiction.offset, contradiction.what, None)
-        })?;
-        let offset = match end {
-            SegmentEnd::Sealed => {
-                check_successor(&segments, position, *sequence)?;
-                continue;
+    let (position, offset) = read_segments(&segments, &mut walk, &mut headers)?;
+    let verdict = judge(&segments, position, offset, &mut walk)?;
+    let unused = segments.get(position + 1).map(|(sequence, _)| *sequence);
+    let (_, Ok(tail)) = segments.swap_remove(position) else {
+        unreachable!("this segment was just read");
+    };
+    Ok(Recovered {
+        walk,
+        verdict,
+        headers,
+        tail,
+        tail_offset: offset,
+        unused,
+        worthless,
+    })
+}
+
+/// Walks the segments up to the one that does not end with a SEAL batch: which
+/// it is, and where it ends.
+fn read_segments(
+    segments: &Segments,
+    walk: &mut Walk,
+    headers: &mut Vec<SegmentHeader>,
+) -> Result<(usize, u64), WalError> {
+    thread::scope(|scope| {
+        // Two segments are read at a time: one here, the next beside.
+        let mut beside: Option<ScopedJoinHandle<'_, Batches>> = None;
+        for position in 0..segments.len() {
+            let (sequence, Ok(segment)) = &segments[position] else {
+                return Err(damage_of_header(segments, position, Some(walk)));
+            };
+            check_place(headers.last(), &segment.header)?;
+            headers.push(segment.header);
+            let keep = walk.keep();
+            let batches = match beside.take() {
+                Some(reader) => reader.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                None => {
+                    if let Some((_, Ok(next))) = segments.get(position + 1) {
+                        let reader = thread::Builder::new().name("wal-recovery".into());
+                        let read = move || Batches::of(next, keep);
+                        // Without a thread it is read in its turn.
+                        beside = reader.spawn_scoped(scope, read).ok();
+                    }
+                    Batches::of(segment, keep)
+                }
+            };
+            let end = walk.accept(&segment.header, batches);
+            let end = end.map_err(|contradiction| {
+                damage(*sequence, contradiction.offset, contradiction.what, None)
+            })?;
+            match end {
+                SegmentEnd::Sealed => check_successor(segments, position, *sequence)?,
+                SegmentEnd::Broken { offset } => return Ok((position, offset)),
             }
-            SegmentEnd::Broken { offset } => offset,
-        };
-        let verdict = judge(&segments, position, offset, &mut walk)?;
-        let unused = segments.get(position + 1).map(|(sequence, _)| *sequence);
-        let (_, Ok(tail)) = segments.swap_remove(position) else {
-            unreachable!("this segment was just read");
-        };
-        return Ok(Recovered {
-            walk,
-            verdict,
-            headers,
-            tail,
-            tail_offset: offset,
-            unused,
-            worthless,
-        });
-    }
-    unreachable!("the last segment is not sealed with a successor")
+        }
+        unreachable!("the last segment is not sealed with a successor")
+    })
 }
 
 pub(super) type Segments = Vec<(u64, Result<OpenSegment, HeaderFault>)>;

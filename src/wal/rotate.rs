@@ -2,8 +2,9 @@
 //!
 //! The order is what makes a crash harmless at any point:
 //!
-//! 1. fill the spare with zeros, write its headers, sync, rename it to its
-//!    final name, sync the folder — an empty successor means nothing;
+//! 1. fill the spare with zeros (or have it allocated, which reads as zeros),
+//!    write its headers, sync, rename it to its final name, sync the folder —
+//!    an empty successor means nothing;
 //! 2. write the SEAL batch to the full segment — now the successor must exist;
 //! 3. the next batch starts the successor.
 //!
@@ -14,10 +15,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crate::disk::{AppendMode, Disk, DiskError, DiskResult, File, SegmentIo};
+use crate::disk::{AppendMode, BlockBuffer, Disk, DiskError, DiskResult, File, SegmentIo};
 
 use super::error::Stop;
 use super::format::{BLOCK, SegmentHeader};
@@ -25,21 +27,53 @@ use super::segment::{
     RESERVE_NAME, RESERVE_UNFINISHED_NAME, SPARE_NAME, SegmentFile, segment_name,
 };
 
-/// Zeros are written in pieces of this many bytes: larger ones make the page
-/// cache use large folios that later cost more than they save.
+/// Zeros are written in pieces of this many bytes, past the page cache: larger
+/// ones keep the appends between them waiting, and a cached piece waits for a
+/// sync that writes them all at once.
 const FILL_BYTES: usize = 128 << 10;
-/// And synced every so many bytes, so that filling a spare does not leave the
-/// log's own syncs waiting behind a full segment of dirty pages.
-const FILL_SYNC_BYTES: u64 = 4 << 20;
+/// A spare is all zeros when this part of the segment before it is used.
+const ZEROED_AT: (u64, u64) = (7, 8);
+/// Writes of this many bytes ask for no zeros in advance: they go about as fast
+/// to blocks that were never written, and zeroing would take half of the disk.
+const LARGE_WRITE_BYTES: u64 = 512 << 10;
+/// A reserve is in no hurry: one piece each so often.
+const RESERVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The file the next segment will be made of.
 pub(super) struct Spare {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     bytes: u64,
-    stop: Arc<AtomicBool>,
-    job: Option<JoinHandle<DiskResult<Box<dyn File>>>>,
+    job: Option<Job>,
     reserve_job: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A spare that is being filled.
+struct Job {
+    thread: JoinHandle<DiskResult<Box<dyn File>>>,
+    pace: Arc<Pace>,
+    /// Zeros asked for, in bytes, and told to the thread.
+    asked: u64,
+    told: u64,
+}
+
+/// How far a spare is to be zeroed by now.
+struct Pace {
+    /// In bytes; [`ENOUGH`]: the segment is needed.
+    target: AtomicU64,
+}
+
+/// No more zeros than there are.
+const ENOUGH: u64 = u64::MAX;
+
+/// What to do before the next piece.
+enum Next {
+    Fill,
+    /// What is allocated need not be zeroed.
+    Enough,
+    /// Nobody wants the file any more.
+    Stop,
 }
 
 /// A reserve is filled only if that leaves room for so many segments more.
@@ -52,34 +86,71 @@ impl Spare {
             disk,
             dir: dir.to_path_buf(),
             bytes,
-            stop: Arc::new(AtomicBool::new(false)),
             job: None,
             reserve_job: None,
+            stop: Arc::new(AtomicBool::new(false)),
         }
     }
 
-    /// Begins to fill a spare on a thread of its own, unless one is begun.
-    pub fn prepare_in_background(&mut self) {
-        if self.job.is_some() {
-            return;
+    /// Has the spare zeroed as fast as the current segment is filled, into which
+    /// so many bytes were just written, up to `used` of `whole`. On a thread of
+    /// its own, in small pieces, so that appends meet one piece at most and
+    /// never a whole segment of zeros.
+    pub fn keep_pace(&mut self, written_bytes: u64, used: u64, whole: u64) {
+        if self.job.is_none() {
+            // More than this write after the log was opened.
+            self.job = self.begin(used - written_bytes);
         }
+        let Some(job) = &mut self.job else { return };
+        if written_bytes < LARGE_WRITE_BYTES {
+            job.asked += written_bytes * ZEROED_AT.1 / ZEROED_AT.0;
+        }
+        if job.told + FILL_BYTES as u64 <= job.asked {
+            job.tell(job.asked);
+            if used > whole / 2 {
+                self.replenish();
+            }
+        }
+    }
+
+    /// Without a thread the spare is made when it is needed.
+    fn begin(&self, asked: u64) -> Option<Job> {
         let (disk, dir, bytes) = (Arc::clone(&self.disk), self.dir.clone(), self.bytes);
-        let stop = Arc::clone(&self.stop);
-        let job = thread::Builder::new().name("wal-spare".into());
-        // Without a thread the spare is made when it is needed.
-        self.job = job
-            .spawn(move || fill(&*disk, &dir, SPARE_NAME, bytes, &stop))
-            .ok();
+        let pace = Arc::new(Pace {
+            target: AtomicU64::new(0),
+        });
+        let (stop, told) = (Arc::clone(&self.stop), Arc::clone(&pace));
+        let next = move |offset: u64| loop {
+            let target = told.target.load(Ordering::Acquire);
+            if stop.load(Ordering::Relaxed) {
+                return Next::Stop;
+            } else if target == ENOUGH {
+                return Next::Enough;
+            } else if offset < target {
+                return Next::Fill;
+            }
+            thread::park();
+        };
+        let thread = thread::Builder::new().name("wal-spare".into());
+        let thread = thread.spawn(move || fill(&*disk, &dir, SPARE_NAME, bytes, next));
+        thread.ok().map(|thread| Job {
+            thread,
+            pace,
+            asked,
+            told: 0,
+        })
     }
 
     /// A file of at least `bytes` zeros: the prepared one if it is large
     /// enough, else one filled now.
     pub fn take(&mut self, bytes: u64) -> Result<(Box<dyn File>, u64), Stop> {
-        if let Some(job) = self.job.take()
-            && let Ok(Ok(file)) = job.join()
-            && bytes <= self.bytes
-        {
-            return Ok((file, self.bytes));
+        if let Some(mut job) = self.job.take() {
+            job.tell(ENOUGH);
+            if let Ok(Ok(file)) = job.thread.join()
+                && bytes <= self.bytes
+            {
+                return Ok((file, self.bytes));
+            }
         }
         // A spare that failed in the background (a full disk, say) is tried
         // again: nothing was ever acknowledged in that file.
@@ -102,7 +173,7 @@ impl Spare {
             let error = std::io::ErrorKind::StorageFull.into();
             return Err(DiskError::new("fill", &self.dir.join(SPARE_NAME), error));
         }
-        fill(&*self.disk, &self.dir, SPARE_NAME, bytes, &self.stop)
+        fill(&*self.disk, &self.dir, SPARE_NAME, bytes, |_| Next::Fill)
     }
 
     /// Makes the reserve the spare, if it is there and large enough.
@@ -139,12 +210,19 @@ impl Spare {
         }
         let (disk, dir, bytes) = (Arc::clone(&self.disk), self.dir.clone(), self.bytes);
         let stop = Arc::clone(&self.stop);
+        let next = move |_| {
+            thread::park_timeout(RESERVE_PAUSE);
+            match stop.load(Ordering::Relaxed) {
+                true => Next::Stop,
+                false => Next::Fill,
+            }
+        };
         let job = thread::Builder::new().name("wal-reserve".into());
         // Without a thread, or without room after all, it is tried again.
         self.reserve_job = job
             .spawn(move || {
                 let unfinished = dir.join(RESERVE_UNFINISHED_NAME);
-                let filled = fill(&*disk, &dir, RESERVE_UNFINISHED_NAME, bytes, &stop)
+                let filled = fill(&*disk, &dir, RESERVE_UNFINISHED_NAME, bytes, next)
                     .and_then(|_| disk.rename(&unfinished, &dir.join(RESERVE_NAME)));
                 if filled.is_err() {
                     let _ = disk.remove(&unfinished);
@@ -158,12 +236,23 @@ impl Drop for Spare {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(job) = self.job.take() {
+            job.thread.thread().unpark();
             // The file it made is removed when the log is opened next.
-            let _ = job.join();
+            let _ = job.thread.join();
         }
         if let Some(job) = self.reserve_job.take() {
+            job.thread().unpark();
             let _ = job.join();
         }
+    }
+}
+
+impl Job {
+    /// Raises the target.
+    fn tell(&mut self, target: u64) {
+        self.told = target;
+        self.pace.target.store(target, Ordering::Release);
+        self.thread.thread().unpark();
     }
 }
 
@@ -179,31 +268,35 @@ fn remove(disk: &dyn Disk, path: &Path) -> DiskResult<()> {
     }
 }
 
+/// Creates a file of zeros, durable up to where `next` says that it is enough.
+/// It is asked before each piece, with how far zeroing has come, and may wait.
 fn fill(
     disk: &dyn Disk,
     dir: &Path,
     name: &str,
     bytes: u64,
-    stop: &AtomicBool,
+    next: impl Fn(u64) -> Next,
 ) -> DiskResult<Box<dyn File>> {
     let path = dir.join(name);
     remove(disk, &path)?;
     let mut file = disk.create(&path)?;
-    let zeros = vec![0; FILL_BYTES];
+    let is_allocated = file.allocate(bytes)?;
+    let zeros = BlockBuffer::zeroed(FILL_BYTES);
     let mut offset = 0;
     while offset < bytes {
-        if stop.load(Ordering::Relaxed) {
-            let error = std::io::ErrorKind::Interrupted.into();
-            return Err(DiskError::new("fill", &path, error));
+        match next(offset) {
+            // The rest is made durable with the headers.
+            Next::Enough if is_allocated => return Ok(file),
+            Next::Fill | Next::Enough => {}
+            Next::Stop => {
+                let error = std::io::ErrorKind::Interrupted.into();
+                return Err(DiskError::new("fill", &path, error));
+            }
         }
-        let piece = &zeros[..zeros
-            .len()
-            .min(usize::try_from(bytes - offset).unwrap_or(FILL_BYTES))];
-        file.write_at(offset, piece)?;
-        offset += piece.len() as u64;
-        if offset.is_multiple_of(FILL_SYNC_BYTES) {
-            file.sync()?;
-        }
+        let length =
+            usize::try_from(bytes - offset).map_or(FILL_BYTES, |left| left.min(FILL_BYTES));
+        file.write_blocks(offset, &zeros.as_slice()[..length])?;
+        offset += length as u64;
     }
     file.sync()?;
     file.drop_cache()?;

@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use crate::disk::{Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
+use crate::disk::{BlockBuffer, Disk, DiskError, DiskResult, File, Mapped, SegmentIo};
 use crate::sync::{Mutex, MutexGuard};
 
 use super::batch::{BatchId, WriteBuffer};
@@ -159,12 +159,15 @@ pub(super) struct Tail {
     pub rows: Vec<SealRow>,
     /// The same segment as readers see it.
     pub segment: Arc<SegmentFile>,
+    /// Memory of the last write, for the next one.
+    pub memory: BlockBuffer,
 }
 
 impl Tail {
     /// An empty write at the end.
-    pub fn begin_write(&self) -> WriteBuffer {
-        WriteBuffer::new(self.header, self.offset, self.last)
+    pub fn begin_write(&mut self) -> WriteBuffer {
+        let memory = std::mem::take(&mut self.memory);
+        WriteBuffer::within(memory, self.header, self.offset, self.last)
     }
 
     /// Makes a write durable and moves past it. After an error nothing here

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::codec;
-use crate::disk::{Disk, DiskResult, File};
+use crate::disk::{BlockBuffer, Disk, DiskResult, File};
 use crate::types::{Entry, HardState, LogIndex, Term};
 
 use super::batch::{
@@ -223,6 +223,115 @@ struct Staged {
     entries: Vec<Entry>,
 }
 
+/// What lies in a segment from its front on, batch by batch: each is whole,
+/// whether or not it continues the one before.
+pub(super) struct Batches {
+    batches: Vec<Batch>,
+}
+
+struct Batch {
+    header: BatchHeader,
+    crc: u32,
+    offset: u64,
+    /// Or why it cannot be part of any log.
+    entries: Result<Vec<Entry>, &'static str>,
+}
+
+impl Batches {
+    /// Reads a segment up to its SEAL batch or the first block that begins no
+    /// whole batch. Most of the work of reading a log, and it needs no other
+    /// segment.
+    pub fn of(segment: &OpenSegment, keep: Keep) -> Self {
+        let mut ahead = Ahead::default();
+        let mut batches = Vec::new();
+        let mut offset = BLOCK;
+        while let Some((header, crc)) = ahead.header_at(segment, offset) {
+            let Some(mut entries) = ahead.entries_at(segment, offset, &header) else {
+                break;
+            };
+            if keep == Keep::Shape {
+                entries = entries.map(|_| Vec::new());
+            }
+            let is_last = header.has(SEAL) || entries.is_err();
+            batches.push(Batch {
+                header,
+                crc,
+                offset,
+                entries,
+            });
+            if is_last {
+                break;
+            }
+            offset += u64::from(header.length);
+        }
+        Self { batches }
+    }
+}
+
+/// Reads a segment in large pieces past the page cache, which would only cost
+/// time: everything is read once. Where a piece cannot be read, each batch is
+/// read alone, so that one bad block costs no other.
+#[derive(Default)]
+struct Ahead {
+    blocks: BlockBuffer,
+    /// Where they are in the segment.
+    offset: u64,
+}
+
+impl Ahead {
+    fn header_at(&mut self, segment: &OpenSegment, offset: u64) -> Option<(BatchHeader, u32)> {
+        match self.bytes(segment, offset, BATCH_HEADER) {
+            Some(bytes) => {
+                let header = bytes.first_chunk().expect("as many as asked for");
+                BatchHeader::decode(&segment.header, offset, header)
+            }
+            None => segment.header_at(offset),
+        }
+    }
+
+    /// `None` if the body is not what its header says.
+    fn entries_at(
+        &mut self,
+        segment: &OpenSegment,
+        offset: u64,
+        header: &BatchHeader,
+    ) -> Option<Result<Vec<Entry>, &'static str>> {
+        let seed = segment.header.seed();
+        match self.bytes(segment, offset, header.length as usize) {
+            Some(batch) => {
+                is_intact(header, seed, batch).then(|| decode_entries(header, seed, batch))
+            }
+            None => {
+                let batch = segment.body_at(offset, header)?;
+                Some(decode_entries(header, seed, &batch))
+            }
+        }
+    }
+
+    /// `None` if they cannot be read in one piece with what follows.
+    fn bytes(&mut self, segment: &OpenSegment, offset: u64, length: usize) -> Option<&[u8]> {
+        let end = offset + length as u64;
+        let is_here = self.offset <= offset && end <= self.offset + self.blocks.len() as u64;
+        if !is_here {
+            let left = segment.header.area_end().saturating_sub(offset);
+            let piece = length.next_multiple_of(BLOCK as usize).max(AHEAD_BYTES);
+            let piece = usize::try_from(left).map_or(piece, |left| piece.min(left));
+            self.blocks.resize(piece);
+            let read = segment.file.read_blocks(offset, self.blocks.as_mut_slice());
+            if piece < length || read.is_err() {
+                self.blocks.resize(0);
+                return None;
+            }
+            self.offset = offset;
+        }
+        let start = usize::try_from(offset - self.offset).ok()?;
+        Some(&self.blocks.as_slice()[start..start + length])
+    }
+}
+
+/// A piece of a segment read at once.
+const AHEAD_BYTES: usize = 4 << 20;
+
 impl Walk {
     /// Before the oldest segment there is.
     pub fn new(oldest: &SegmentHeader, keep: Keep) -> Self {
@@ -242,17 +351,31 @@ impl Walk {
         }
     }
 
-    /// Reads one segment up to its end or the first block that breaks it. A
-    /// write that is not complete by then does not count: it is where the
+    /// What to remember.
+    pub fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// Goes on with a segment, up to its end or the first block that breaks it.
+    /// A write that is not complete by then does not count: it is where the
     /// segment breaks.
-    pub fn read(&mut self, segment: &OpenSegment) -> Result<SegmentEnd, Contradiction> {
-        let sequence = segment.header.sequence;
+    pub fn accept(
+        &mut self,
+        segment: &SegmentHeader,
+        read: Batches,
+    ) -> Result<SegmentEnd, Contradiction> {
         self.rows.clear();
-        self.last_indexes.push((sequence, LogIndex(0)));
-        self.note_vote(&segment.header.hard_state);
+        self.last_indexes.push((segment.sequence, LogIndex(0)));
+        self.note_vote(&segment.hard_state);
         let mut chain = self.last;
-        let mut offset = BLOCK;
-        while let Some((header, crc)) = segment.header_at(offset) {
+        let mut end = BLOCK;
+        for batch in read.batches {
+            let Batch {
+                header,
+                crc,
+                offset,
+                entries,
+            } = batch;
             let previous = BatchId {
                 lsn: header.prev_lsn,
                 crc: header.prev_crc,
@@ -260,16 +383,8 @@ impl Walk {
             if chain.is_some_and(|chain| chain != previous) {
                 break;
             }
-            let Some(batch) = segment.body_at(offset, &header) else {
-                break;
-            };
-            let entries = decode_entries(&header, segment.header.seed(), &batch)
-                .map_err(|what| Contradiction { offset, what })?;
+            let entries = entries.map_err(|what| Contradiction { offset, what })?;
             self.note_vote(&header.hard_state);
-            let entries = match self.keep {
-                Keep::Entries => entries,
-                Keep::Shape => Vec::new(),
-            };
             self.staged.push(Staged {
                 header,
                 crc,
@@ -277,7 +392,7 @@ impl Walk {
                 entries,
             });
             if !header.has(CONTINUES) {
-                self.accept_staged(sequence)?;
+                self.accept_staged(segment.sequence)?;
             }
             if header.has(SEAL) {
                 return Ok(SegmentEnd::Sealed);
@@ -286,12 +401,12 @@ impl Walk {
                 lsn: header.lsn,
                 crc,
             });
-            offset += u64::from(header.length);
+            end = offset + u64::from(header.length);
         }
         let incomplete = self.staged.first().map(|staged| staged.offset);
         self.staged.clear();
         Ok(SegmentEnd::Broken {
-            offset: incomplete.unwrap_or(offset),
+            offset: incomplete.unwrap_or(end),
         })
     }
 

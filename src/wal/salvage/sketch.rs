@@ -7,7 +7,7 @@ use crate::wal::batch::{BatchId, WriteBuffer};
 use crate::wal::format::{
     BATCH_HEADER, BLOCK, CONTINUES, RESET, SegmentHeader, record_bytes, seal_bytes,
 };
-use crate::wal::walk::{Keep, OpenSegment, SegmentEnd, Walk};
+use crate::wal::walk::{Batches, Keep, OpenSegment, SegmentEnd, Walk};
 
 use super::Position;
 
@@ -65,7 +65,8 @@ impl Sketch<'_> {
     /// Whether a segment, read again, holds this and nothing else.
     pub fn is_in(&self, segment: &OpenSegment) -> bool {
         let mut walk = Walk::new(&segment.header, Keep::Entries);
-        let end = walk.read(segment);
+        let batches = Batches::of(segment, walk.keep());
+        let end = walk.accept(&segment.header, batches);
         matches!(end, Ok(SegmentEnd::Broken { .. }))
             && segment.has_both_headers()
             && walk.entries.iter().eq(self.entries.iter().copied())
