@@ -18,7 +18,7 @@ use holdfast::snapshot::SnapshotDirectory;
 use holdfast::snapshot::archive::{ArchiveMeta, ArchiveWriter};
 use holdfast::types::{
     ClusterId, Command, Entry, EntryPayload, Incarnation, LogIndex, LogWrite, NodeId, Operation,
-    Precondition, Record, SnapshotMeta, StateHeader, Term, Transaction,
+    Pair, Precondition, Record, SnapshotMeta, StateHeader, Term, Transaction,
 };
 use holdfast::wal::{Identity, Wal, WalOptions};
 
@@ -217,8 +217,7 @@ fn snapshots() -> Vec<Vec<u8>> {
         let mut writer = writer.expect("begin a snapshot");
         for number in 0..count {
             let record = Record {
-                key: format!("key-{number}").into(),
-                value: vec![number as u8; 30].into(),
+                pair: Pair::new(&format!("key-{number}"), &[number as u8; 30]),
                 staged: false,
             };
             writer.add(&record).expect("write a record");
@@ -325,11 +324,8 @@ fn messages(command: &Arc<[u8]>) -> Vec<Vec<u8>> {
 
 fn archive(entry_count: u8) -> Vec<u8> {
     let meta = ArchiveMeta::default();
-    let entries = || {
-        (0..entry_count).map(|number| -> (Arc<str>, Arc<[u8]>) {
-            (format!("core/key-{number}").into(), vec![number; 20].into())
-        })
-    };
+    let entries =
+        || (0..entry_count).map(|number| Pair::new(&format!("core/key-{number}"), &[number; 20]));
     let seal = |sums: &[u8]| Ok::<_, std::convert::Infallible>(sums.to_vec());
     let writer = ArchiveWriter::prepare(&meta, entries, seal).expect("prepare an archive");
     writer.write(Vec::new(), 0).expect("write an archive")

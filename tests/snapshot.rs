@@ -1,7 +1,6 @@
 //! Snapshots across modules: store and file, archive and seal, and a real
 //! OpenBao at the other end.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,7 +17,7 @@ use holdfast::snapshot::archive::{ArchiveReader, ArchiveWriter};
 use holdfast::snapshot::{SnapshotDirectory, SnapshotInfo};
 use holdfast::store::{Store, View};
 use holdfast::types::{
-    ClusterId, Command as StoreCommand, Entry, EntryPayload, Operation, RestoreStep, Term,
+    ClusterId, Command as StoreCommand, Entry, EntryPayload, Operation, Pair, RestoreStep, Term,
     Transaction,
 };
 
@@ -172,10 +171,10 @@ fn archive_written_here_restores_into_openbao() {
 /// The fixture's entries and sealed sums, through our reader and writer.
 fn rewritten() -> Vec<u8> {
     let reader = ArchiveReader::verify_unsealed(OPENBAO).expect("is sound");
-    let entries: BTreeMap<Arc<str>, Arc<[u8]>> = reader
+    let entries: Vec<Pair> = reader
         .entries(OPENBAO)
         .expect("opens")
-        .map(|entry| entry.map(|(key, value)| (Arc::from(key), Arc::from(value))))
+        .map(|entry| entry.map(|(key, value)| Pair::new(&key, &value)))
         .collect::<Result<_, _>>()
         .expect("is sound");
     let seal = |_: &[u8]| Ok::<_, Infallible>(b"not sealed: restored by force".to_vec());

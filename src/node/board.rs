@@ -7,13 +7,13 @@ use crate::physical::{BoxFuture, PhysicalError, Reader};
 use crate::store::View;
 use crate::sync::ArcSwap;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, StoredValue};
 
 impl Reader for View {
     fn value<'a>(
         &'a self,
         key: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<[u8]>>, PhysicalError>> {
+    ) -> BoxFuture<'a, Result<Option<StoredValue>, PhysicalError>> {
         Box::pin(std::future::ready(Ok(View::value(self, key))))
     }
 

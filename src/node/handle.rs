@@ -176,7 +176,7 @@ impl RaftNode {
         let snapshots =
             SnapshotDirectory::open(Arc::clone(&disk), &directory.join(SNAPSHOT_FOLDER))
                 .map_err(NodeError::Snapshots)?;
-        let snapshots = Arc::new(Snapshots::new(snapshots));
+        let snapshots = Arc::new(Snapshots::overlapped(snapshots));
         let wal_path = directory.join(WAL_FOLDER);
         let mut store = Store::new();
         let read = read_directory(

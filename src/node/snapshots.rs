@@ -18,6 +18,8 @@ const KEPT_COUNT: usize = 2;
 /// Shared by all threads of a node.
 pub(super) struct Snapshots {
     directory: SnapshotDirectory,
+    /// Whether a snapshot is written by two threads.
+    is_overlapped: bool,
     state: Mutex<State>,
 }
 
@@ -60,7 +62,16 @@ impl Snapshots {
     pub fn new(directory: SnapshotDirectory) -> Self {
         Self {
             directory,
+            is_overlapped: false,
             state: Mutex::default(),
+        }
+    }
+
+    /// Snapshots are written by two threads: one encodes, one writes.
+    pub fn overlapped(directory: SnapshotDirectory) -> Self {
+        Self {
+            is_overlapped: true,
+            ..Self::new(directory)
         }
     }
 
@@ -213,10 +224,12 @@ impl Snapshots {
     /// The disk failed, or the node is stopping.
     pub fn write(&self, view: View, stopping: &AtomicBool) -> Result<(), String> {
         let cluster = self.state().cluster;
-        let mut writer = self
-            .directory
-            .writer(cluster, view.meta(), view.header())
-            .map_err(|error| chain(&error))?;
+        let (meta, header) = (view.meta(), view.header());
+        let writer = match self.is_overlapped {
+            true => self.directory.overlapped_writer(cluster, meta, header),
+            false => self.directory.writer(cluster, meta, header),
+        };
+        let mut writer = writer.map_err(|error| chain(&error))?;
         for record in view.records() {
             if stopping.load(Ordering::Relaxed) {
                 return Err("the node is being sealed".into());

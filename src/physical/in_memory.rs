@@ -14,7 +14,7 @@ use super::{
     ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership, PeerInfo,
     Physical, PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo, VALUE_BYTES_MAX,
 };
-use crate::types::{Operation, Outcome, Transaction};
+use crate::types::{Operation, Outcome, Pair, StoredValue, Transaction};
 
 /// One node of a cluster in memory.
 pub struct InMemory {
@@ -47,7 +47,7 @@ struct ClusterState {
     restore_epoch: u64,
 }
 
-type Entries = Arc<BTreeMap<Arc<str>, Arc<[u8]>>>;
+type Entries = Arc<BTreeMap<Arc<str>, Pair>>;
 
 struct View {
     entries: Entries,
@@ -147,7 +147,7 @@ impl InMemory {
         state.index += 1;
         let mut entries = BTreeMap::clone(&state.entries);
         for precondition in &transaction.preconditions {
-            let present = entries.get(precondition.key.as_str()).map(|v| &v[..]);
+            let present = entries.get(precondition.key.as_str()).map(Pair::value);
             if present != precondition.expected.as_deref() {
                 let key = precondition.key.clone();
                 return Ok(Outcome::PreconditionFailed { key });
@@ -156,7 +156,7 @@ impl InMemory {
         for operation in &transaction.operations {
             match operation {
                 Operation::Put { key, value } => {
-                    entries.insert(key.as_str().into(), value.as_slice().into());
+                    entries.insert(key.as_str().into(), Pair::new(key, value));
                 }
                 Operation::Delete { key } => {
                     entries.remove(key.as_str());
@@ -332,10 +332,7 @@ impl Backend for InMemory {
                 servers,
                 membership_index,
                 entries: Arc::new(move || {
-                    let pairs: Vec<_> = entries
-                        .iter()
-                        .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
-                        .collect();
+                    let pairs: Vec<Pair> = entries.values().cloned().collect();
                     Box::new(pairs.into_iter())
                 }),
             })
@@ -348,7 +345,7 @@ impl Backend for InMemory {
             let mut restored = BTreeMap::new();
             for entry in entries {
                 let (key, value) = entry?;
-                restored.insert(Arc::from(key), Arc::from(value));
+                restored.insert(Arc::from(key.as_str()), Pair::new(&key, &value));
             }
             let cluster = self.cluster();
             let mut state = lock(&cluster.state);
@@ -364,8 +361,8 @@ impl Reader for View {
     fn value<'a>(
         &'a self,
         key: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<[u8]>>, PhysicalError>> {
-        Box::pin(async move { Ok(self.entries.get(key).cloned()) })
+    ) -> BoxFuture<'a, Result<Option<StoredValue>, PhysicalError>> {
+        Box::pin(async move { Ok(self.entries.get(key).map(Pair::stored)) })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, PhysicalError>> {

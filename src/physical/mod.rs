@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::types::{Outcome, Transaction};
+use crate::types::{Outcome, Pair, StoredValue, Transaction};
 
 /// A boxed future, so that the traits stay object safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -108,8 +108,10 @@ pub trait Reader: Send + Sync {
     ///
     /// # Errors
     /// Only of a remote store.
-    fn value<'a>(&'a self, key: &'a str)
-    -> BoxFuture<'a, Result<Option<Arc<[u8]>>, PhysicalError>>;
+    fn value<'a>(
+        &'a self,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<StoredValue>, PhysicalError>>;
 
     /// Names directly below `prefix` (which ends in `/` or is empty), sorted;
     /// a name with more below it ends in `/`.
@@ -230,7 +232,7 @@ pub struct ArchiveSource {
 }
 
 /// Keys and values in key order.
-pub type EntryIterator = Box<dyn Iterator<Item = (Arc<str>, Arc<[u8]>)> + Send>;
+pub type EntryIterator = Box<dyn Iterator<Item = Pair> + Send>;
 
 /// Statistics for status pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub(super) fn digest(view: &View) -> u64 {
     let mut low = 0;
     let mut high = 1;
     for record in view.records() {
-        for bytes in [record.key.as_bytes(), &record.value[..]] {
+        for bytes in [record.pair.key_bytes(), record.pair.value()] {
             low = crc32(low, bytes);
             high = crc32(high, &low.to_le_bytes());
         }

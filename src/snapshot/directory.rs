@@ -8,6 +8,7 @@ use crate::disk::{Disk, File};
 use crate::types::{ClusterId, LogIndex, SnapshotMeta, StateHeader, Term};
 
 use super::format::Header;
+use super::output::Output;
 use super::reader::meta_of;
 use super::receiver::{SnapshotReceiver, StagedSnapshot};
 use super::temporary::TemporaryFile;
@@ -132,7 +133,28 @@ impl SnapshotDirectory {
             meta,
             state,
         };
-        SnapshotWriter::begin(self.clone(), self.temporary("write")?, header)
+        let output = Output::here(self.disk(), self.temporary("write")?)?;
+        SnapshotWriter::begin(self.clone(), output, header)
+    }
+
+    /// The same, but the file is written and read back on threads of its own,
+    /// while the caller's encodes what follows.
+    ///
+    /// # Errors
+    /// As of [`SnapshotDirectory::writer`].
+    pub fn overlapped_writer(
+        &self,
+        cluster: ClusterId,
+        meta: SnapshotMeta,
+        state: StateHeader,
+    ) -> Result<SnapshotWriter, SnapshotError> {
+        let header = Header {
+            cluster,
+            meta,
+            state,
+        };
+        let output = Output::beside(self.disk(), self.temporary("write")?)?;
+        SnapshotWriter::begin(self.clone(), output, header)
     }
 
     /// Opens a snapshot. The file stays readable while the reader lives, even

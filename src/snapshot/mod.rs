@@ -32,6 +32,7 @@
 pub mod archive;
 mod directory;
 mod format;
+mod output;
 mod reader;
 mod receiver;
 mod scrub;

@@ -1,15 +1,14 @@
 //! Reads one snapshot file and verifies all of it on the way.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
 use crate::disk::File;
-use crate::types::{Record, SnapshotMeta};
+use crate::types::{Pair, Record, SnapshotMeta};
 
 use super::format::{self, Chunk, Footer, FormatError, Header, RecordHead};
-use super::writer::sha256_of;
+use super::writer::{place, sha256_of};
 use super::{SnapshotError, SnapshotInfo};
 
 /// Iterates over the records. Whoever has seen the end (`None` and no error)
@@ -22,7 +21,7 @@ pub struct SnapshotReader {
     buffer: Vec<u8>,
     consumed: usize,
     /// Kind and key of the last record.
-    last: Option<(bool, Arc<str>)>,
+    last: Option<Record>,
     entry_count: u64,
     staged_count: u64,
     ended: bool,
@@ -115,8 +114,7 @@ impl SnapshotReader {
             return Err(self.damaged("record key is not UTF-8"));
         };
         let record = Record {
-            key: Arc::from(key),
-            value: Arc::from(value),
+            pair: Pair::new(key, value),
             staged: head.staged,
         };
         self.consumed += format::RECORD_HEAD_BYTES + key_length + value_length;
@@ -125,11 +123,10 @@ impl SnapshotReader {
     }
 
     fn check_order(&mut self, record: &Record) -> Result<(), SnapshotError> {
-        let place = (record.staged, Arc::clone(&record.key));
-        if self.last.as_ref().is_some_and(|last| place <= *last) {
+        let last = self.last.replace(record.clone());
+        if last.is_some_and(|last| place(record) <= place(&last)) {
             return Err(self.damaged("records out of order"));
         }
-        self.last = Some(place);
         if record.staged {
             self.staged_count += 1;
         } else {

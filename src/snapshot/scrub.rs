@@ -61,7 +61,7 @@ impl SnapshotScrub {
                 continue;
             };
             match reader.next() {
-                Some(Ok(record)) => read += (record.key.len() + record.value.len()) as u64,
+                Some(Ok(record)) => read += record.pair.content().len() as u64,
                 Some(Err(error)) => {
                     let info = info.clone();
                     self.open = None;

@@ -41,6 +41,15 @@ impl TemporaryFile {
         Ok(())
     }
 
+    /// Appends whole blocks at the end of whole blocks, past the page cache
+    /// where possible.
+    pub fn append_blocks(&mut self, blocks: &[u8]) -> Result<(), SnapshotError> {
+        let offset = self.length;
+        self.attempt(|file| file.write_blocks(offset, blocks))?;
+        self.length += blocks.len() as u64;
+        Ok(())
+    }
+
     /// Makes everything appended durable.
     pub fn sync(&mut self) -> Result<(), SnapshotError> {
         self.attempt(|file| file.sync())

@@ -10,7 +10,7 @@ use super::format::VERSION;
 use super::*;
 use crate::disk::{Disk, Fate, MemoryDisk};
 use crate::types::{
-    Incarnation, LogIndex, Member, Membership, NodeId, Record, RestoreProgress, Term,
+    Incarnation, LogIndex, Member, Membership, NodeId, Pair, Record, RestoreProgress, Term,
 };
 
 const FOLDER: &str = "/data/snapshots";
@@ -41,8 +41,7 @@ fn meta(index: u64) -> SnapshotMeta {
 
 fn record(key: &str, value: &[u8], staged: bool) -> Record {
     Record {
-        key: Arc::from(key),
-        value: Arc::from(value),
+        pair: Pair::new(key, value),
         staged,
     }
 }

@@ -8,10 +8,10 @@
 //! hash is XXH3, fast and well mixed but no cryptographic one: it finds faults,
 //! not forgers, and whoever can write to a store can do worse than collide.
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::codec;
-use crate::types::Membership;
+use crate::types::{Membership, Pair};
 
 use super::{Applied, Entries, Shadow};
 
@@ -21,22 +21,14 @@ pub struct Sum(u128);
 
 impl Sum {
     /// An entry comes in.
-    pub fn add(&mut self, key: &str, value: &[u8]) {
-        self.0 = self.0.wrapping_add(entry(key, value));
+    pub fn add(&mut self, pair: &Pair) {
+        self.0 = self.0.wrapping_add(xxh3_128(pair.as_bytes()));
     }
 
     /// It goes.
-    pub fn subtract(&mut self, key: &str, value: &[u8]) {
-        self.0 = self.0.wrapping_sub(entry(key, value));
+    pub fn subtract(&mut self, pair: &Pair) {
+        self.0 = self.0.wrapping_sub(xxh3_128(pair.as_bytes()));
     }
-}
-
-fn entry(key: &str, value: &[u8]) -> u128 {
-    let mut hash = Xxh3::new();
-    hash.update(&(key.len() as u64).to_le_bytes());
-    hash.update(key.as_bytes());
-    hash.update(value);
-    hash.digest128()
 }
 
 /// Of everything replicated: the entries, a restore in progress, the position
@@ -70,7 +62,7 @@ mod tests {
     use crate::codec;
     use crate::store::{Entries, Store};
     use crate::types::{
-        Command, Entry, EntryPayload, LogIndex, Membership, Operation, RestoreStep, Term,
+        Command, Entry, EntryPayload, LogIndex, Membership, Operation, Pair, RestoreStep, Term,
         Transaction,
     };
 
@@ -176,13 +168,13 @@ mod tests {
             let mut entries: Entries = Entries::default();
             for (key, value) in operations {
                 match value {
-                    Some(value) => entries.put(Arc::from(key), Arc::from(value.into_bytes())),
+                    Some(value) => entries.put(Pair::new(&key, value.as_bytes())),
                     None => entries.delete(&key),
                 }
             }
             let mut sum = Sum::default();
-            for (key, value) in entries.scan() {
-                sum.add(&key, &value);
+            for pair in entries.scan() {
+                sum.add(&pair);
             }
             prop_assert_eq!(entries.sum(), sum);
         }

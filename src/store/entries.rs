@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use super::digest::Sum;
 use super::map::{PersistentMap, StateMap};
+use crate::types::Pair;
 
 /// Storage entries with their byte count and digest.
 ///
@@ -19,25 +19,24 @@ pub struct Entries<M = PersistentMap> {
 }
 
 impl<M: StateMap> Entries<M> {
-    /// The value at `key`.
-    pub fn value(&self, key: &str) -> Option<&Arc<[u8]>> {
-        self.map.value(key)
+    /// The pair with this key.
+    pub fn pair(&self, key: &str) -> Option<&Pair> {
+        self.map.pair(key)
     }
 
     /// Sets a key.
-    pub fn put(&mut self, key: Arc<str>, value: Arc<[u8]>) {
-        let key_length = key.len();
-        self.bytes += (key_length + value.len()) as u64;
-        self.sum.add(&key, &value);
-        if let Some(former) = self.map.set(Arc::clone(&key), value) {
-            self.subtract(&key, &former);
+    pub fn put(&mut self, pair: Pair) {
+        self.bytes += pair.content().len() as u64;
+        self.sum.add(&pair);
+        if let Some(former) = self.map.set(pair) {
+            self.subtract(&former);
         }
     }
 
     /// Removes a key; absent is fine.
     pub fn delete(&mut self, key: &str) {
         if let Some(former) = self.map.unset(key) {
-            self.subtract(key, &former);
+            self.subtract(&former);
         }
     }
 
@@ -62,7 +61,8 @@ impl<M: StateMap> Entries<M> {
     pub fn list(&self, prefix: &str) -> Vec<String> {
         let mut names = Vec::new();
         let mut range = self.map.range_from(Bound::Included(prefix));
-        while let Some((key, _)) = range.next() {
+        while let Some(pair) = range.next() {
+            let key = pair.key();
             let Some(rest) = key.strip_prefix(prefix) else {
                 break;
             };
@@ -81,19 +81,19 @@ impl<M: StateMap> Entries<M> {
     }
 
     /// Up to `limit` entries after `last` (`None`: from the beginning).
-    fn page(&self, last: Option<&str>, limit: usize) -> VecDeque<(Arc<str>, Arc<[u8]>)> {
+    fn page(&self, last: Option<&str>, limit: usize) -> VecDeque<Pair> {
         self.map
             .range_from(last.map_or(Bound::Unbounded, Bound::Excluded))
             .take(limit)
-            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
+            .cloned()
             .collect()
     }
 
-    fn subtract(&mut self, key: &str, former: &[u8]) {
-        let former_bytes = (key.len() + former.len()) as u64;
+    fn subtract(&mut self, former: &Pair) {
+        let former_bytes = former.content().len() as u64;
         assert!(former_bytes <= self.bytes);
         self.bytes -= former_bytes;
-        self.sum.subtract(key, former);
+        self.sum.subtract(former);
     }
 }
 
@@ -112,21 +112,18 @@ impl Entries {
 /// nothing, so it can move to another thread and outlive the store.
 pub struct Scan {
     entries: Entries,
-    page: VecDeque<(Arc<str>, Arc<[u8]>)>,
-    last: Option<Arc<str>>,
+    page: VecDeque<Pair>,
+    last: Option<Pair>,
 }
 
 impl Iterator for Scan {
-    type Item = (Arc<str>, Arc<[u8]>);
+    type Item = Pair;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty() {
-            self.page = self.entries.page(self.last.as_deref(), PAGE_ENTRIES);
-            self.last = self
-                .page
-                .back()
-                .map(|(key, _)| Arc::clone(key))
-                .or(self.last.take());
+            let last = self.last.as_ref().map(Pair::key);
+            self.page = self.entries.page(last, PAGE_ENTRIES);
+            self.last = self.page.back().cloned().or(self.last.take());
         }
         self.page.pop_front()
     }

@@ -2,82 +2,114 @@
 //! production, one as the oracle of tests, room for another if trust in the
 //! first should fail (D-002).
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::Arc;
+
+use crate::types::Pair;
 
 /// A map from storage paths to values in bytewise key order. Cloning gives an
 /// independent picture.
 pub trait StateMap: Clone + Default {
-    /// The value at `key`.
-    fn value(&self, key: &str) -> Option<&Arc<[u8]>>;
+    /// The pair with this key.
+    fn pair(&self, key: &str) -> Option<&Pair>;
 
-    /// Sets a key; the former value, if any.
-    fn set(&mut self, key: Arc<str>, value: Arc<[u8]>) -> Option<Arc<[u8]>>;
+    /// Sets a key; the former pair, if any.
+    fn set(&mut self, pair: Pair) -> Option<Pair>;
 
-    /// Removes a key; the former value, if any.
-    fn unset(&mut self, key: &str) -> Option<Arc<[u8]>>;
+    /// Removes a key; the former pair, if any.
+    fn unset(&mut self, key: &str) -> Option<Pair>;
 
     /// Number of keys.
     fn count(&self) -> usize;
 
-    /// Keys and values from `first` on, ascending.
+    /// Pairs from `first` on, ascending.
     fn range_from<'a>(
         &'a self,
         first: Bound<&str>,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<[u8]>)> + use<'a, Self>;
+    ) -> impl Iterator<Item = &'a Pair> + use<'a, Self>;
+}
+
+/// A pair that is found and ordered by its key alone.
+#[derive(Clone, Debug)]
+pub struct ByKey(Pair);
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for ByKey {}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key_bytes().cmp(other.0.key_bytes())
+    }
+}
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        self.0.key_bytes()
+    }
 }
 
 /// The production map: a persistent B+ tree whose clone takes microseconds.
 /// Its `diff` and `==` are not used: releases before 7.0.2 got them wrong.
-pub type PersistentMap = imbl::OrdMap<Arc<str>, Arc<[u8]>>;
+pub type PersistentMap = imbl::OrdSet<ByKey>;
 
 impl StateMap for PersistentMap {
-    fn value(&self, key: &str) -> Option<&Arc<[u8]>> {
-        self.get(key)
+    fn pair(&self, key: &str) -> Option<&Pair> {
+        self.get(key.as_bytes()).map(|found| &found.0)
     }
 
-    fn set(&mut self, key: Arc<str>, value: Arc<[u8]>) -> Option<Arc<[u8]>> {
-        self.insert(key, value)
+    fn set(&mut self, pair: Pair) -> Option<Pair> {
+        self.insert(ByKey(pair)).map(|former| former.0)
     }
 
-    fn unset(&mut self, key: &str) -> Option<Arc<[u8]>> {
-        self.remove(key)
+    fn unset(&mut self, key: &str) -> Option<Pair> {
+        self.remove(key.as_bytes()).map(|former| former.0)
     }
 
     fn count(&self) -> usize {
         self.len()
     }
 
-    fn range_from<'a>(
-        &'a self,
-        first: Bound<&str>,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<[u8]>)> + use<'a> {
-        self.range::<_, str>((first, Bound::Unbounded))
+    fn range_from<'a>(&'a self, first: Bound<&str>) -> impl Iterator<Item = &'a Pair> + use<'a> {
+        let first = first.map(str::as_bytes);
+        let range = self.range::<_, [u8]>((first, Bound::Unbounded));
+        range.map(|found| &found.0)
     }
 }
 
-impl StateMap for BTreeMap<Arc<str>, Arc<[u8]>> {
-    fn value(&self, key: &str) -> Option<&Arc<[u8]>> {
-        self.get(key)
+/// The oracle.
+impl StateMap for BTreeSet<ByKey> {
+    fn pair(&self, key: &str) -> Option<&Pair> {
+        self.get(key.as_bytes()).map(|found| &found.0)
     }
 
-    fn set(&mut self, key: Arc<str>, value: Arc<[u8]>) -> Option<Arc<[u8]>> {
-        self.insert(key, value)
+    fn set(&mut self, pair: Pair) -> Option<Pair> {
+        self.replace(ByKey(pair)).map(|former| former.0)
     }
 
-    fn unset(&mut self, key: &str) -> Option<Arc<[u8]>> {
-        self.remove(key)
+    fn unset(&mut self, key: &str) -> Option<Pair> {
+        self.take(key.as_bytes()).map(|former| former.0)
     }
 
     fn count(&self) -> usize {
         self.len()
     }
 
-    fn range_from<'a>(
-        &'a self,
-        first: Bound<&str>,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<[u8]>)> + use<'a> {
-        self.range::<str, _>((first, Bound::Unbounded))
+    fn range_from<'a>(&'a self, first: Bound<&str>) -> impl Iterator<Item = &'a Pair> + use<'a> {
+        let first = first.map(str::as_bytes);
+        let range = self.range::<[u8], _>((first, Bound::Unbounded));
+        range.map(|found| &found.0)
     }
 }

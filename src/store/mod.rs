@@ -21,14 +21,14 @@ mod restore;
 mod view;
 
 pub use entries::{Entries, Scan};
-pub use map::{PersistentMap, StateMap};
+pub use map::{ByKey, PersistentMap, StateMap};
 pub use view::View;
 
 use std::sync::Arc;
 
 use crate::codec;
 use crate::types::{
-    Checkpoint, Command, Entry, EntryPayload, LogIndex, Membership, Operation, Outcome,
+    Checkpoint, Command, Entry, EntryPayload, LogIndex, Membership, Operation, Outcome, Pair,
     Precondition, Record, RestoreStep, SnapshotMeta, StateHeader, Term, Transaction,
 };
 
@@ -169,7 +169,7 @@ impl Store {
             } else {
                 &mut entries
             };
-            target.put(record.key, record.value);
+            target.put(record.pair);
         }
         let (entry_count, staged_count) = (entries.count() as u64, staged.count() as u64);
         if (entry_count, staged_count) != (header.entry_count, header.staged_count)
@@ -250,7 +250,7 @@ impl Store {
         for operation in transaction.operations {
             match operation {
                 Operation::Put { key, value } => {
-                    self.entries.put(Arc::from(key), Arc::from(value));
+                    self.entries.put(Pair::new(&key, &value));
                 }
                 Operation::Delete { key } => self.entries.delete(&key),
             }
@@ -259,8 +259,8 @@ impl Store {
     }
 
     fn holds(&self, precondition: &Precondition) -> bool {
-        let value = self.entries.value(&precondition.key);
-        value.map(|value| &value[..]) == precondition.expected.as_deref()
+        let pair = self.entries.pair(&precondition.key);
+        pair.map(Pair::value) == precondition.expected.as_deref()
     }
 
     fn restore(&mut self, step: RestoreStep) -> Outcome {

@@ -1,9 +1,7 @@
 //! A restore in progress: chunks gather beside the state until the last step
 //! swaps them in.
 
-use std::sync::Arc;
-
-use crate::types::{Outcome, RestoreProgress, RestoreStep};
+use crate::types::{Outcome, Pair, RestoreProgress, RestoreStep};
 
 use super::entries::Entries;
 
@@ -67,7 +65,7 @@ fn gather(
         };
     }
     for (key, value) in entries {
-        shadow.entries.put(Arc::from(key), Arc::from(value));
+        shadow.entries.put(Pair::new(&key, &value));
     }
     shadow.progress.chunk_count += 1;
     Outcome::Applied

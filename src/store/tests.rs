@@ -66,7 +66,7 @@ fn operation(key: String, value: Option<Vec<u8>>) -> Operation {
 
 fn content(view: &View) -> Vec<(String, Vec<u8>)> {
     view.scan()
-        .map(|(key, value)| (key.to_string(), value.to_vec()))
+        .map(|pair| (pair.key().to_owned(), pair.value().to_vec()))
         .collect()
 }
 
@@ -535,12 +535,12 @@ proptest! {
         prefix in "[ab/]{0,3}",
     ) {
         let mut persistent = Entries::<PersistentMap>::default();
-        let mut oracle = Entries::<BTreeMap<Arc<str>, Arc<[u8]>>>::default();
+        let mut oracle = Entries::<BTreeSet<ByKey>>::default();
         for (key, value) in operations {
             match value {
                 Some(value) => {
-                    persistent.put(key.as_str().into(), value.as_slice().into());
-                    oracle.put(key.as_str().into(), value.as_slice().into());
+                    persistent.put(Pair::new(&key, &value));
+                    oracle.put(Pair::new(&key, &value));
                 }
                 None => {
                     persistent.delete(&key);
@@ -563,6 +563,6 @@ fn scan_walks_more_than_one_page_in_order() {
     }
     let scan = applier.store.view().scan();
     applier.put("k0000", b"changed");
-    let found: Vec<String> = scan.map(|(key, _)| key.to_string()).collect();
+    let found: Vec<String> = scan.map(|pair| pair.key().to_owned()).collect();
     assert_eq!(found, keys);
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::types::{LogIndex, Membership, Record, SnapshotMeta, StateHeader, Term};
+use crate::types::{
+    LogIndex, Membership, Pair, Record, SnapshotMeta, StateHeader, StoredValue, Term,
+};
 
 use super::entries::{Entries, Scan};
 use super::restore::Shadow;
@@ -21,8 +23,8 @@ pub struct View {
 impl View {
     /// The value at `key`.
     #[must_use]
-    pub fn value(&self, key: &str) -> Option<Arc<[u8]>> {
-        self.entries.value(key).cloned()
+    pub fn value(&self, key: &str) -> Option<StoredValue> {
+        self.entries.pair(key).map(Pair::stored)
     }
 
     /// Names directly below `prefix` (which ends in `/` or is empty),
@@ -121,7 +123,7 @@ impl View {
     /// The records of a snapshot of this picture: the state in key order, then
     /// what a restore in progress has gathered, in key order.
     pub fn records(&self) -> impl Iterator<Item = Record> + Send + 'static {
-        let record = |staged| move |(key, value)| Record { key, value, staged };
+        let record = |staged| move |pair| Record { pair, staged };
         let staged = self.shadow.as_ref().map(|shadow| shadow.entries.scan());
         self.scan()
             .map(record(false))

@@ -5,6 +5,7 @@ mod command;
 mod entry;
 mod ids;
 mod membership;
+mod pair;
 mod persist;
 mod repair;
 mod state;
@@ -13,6 +14,7 @@ pub use command::{Command, Operation, Outcome, Precondition, RestoreStep, Transa
 pub use entry::{Entry, EntryPayload};
 pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
 pub use membership::{Member, Membership, MembershipChange};
+pub use pair::{Pair, StoredValue};
 pub use persist::{HardState, LogWrite, Mark, SnapshotMeta};
 pub use repair::{RepairAnswer, RepairAsk, RepairMessage};
 pub use state::{Checkpoint, Record, RestoreProgress, StateHeader};

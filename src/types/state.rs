@@ -2,19 +2,16 @@
 //! `store` yields and `snapshot` writes.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
-use super::LogIndex;
+use super::{LogIndex, Pair};
 
 /// One storage entry of a snapshot.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Storage path.
-    pub key: Arc<str>,
-    /// Its value.
-    pub value: Arc<[u8]>,
+    /// Storage path and value.
+    pub pair: Pair,
     /// Gathered by a restore in progress, not yet part of the state.
     pub staged: bool,
 }
@@ -65,6 +62,6 @@ impl fmt::Debug for Checkpoint {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = if self.staged { " staged" } else { "" };
-        write!(f, "{} [{}]{mark}", self.key, self.value.len())
+        write!(f, "{:?}{mark}", self.pair)
     }
 }

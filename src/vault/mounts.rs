@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::init::random_hex;
 use super::storage::{Batch, Session, malformed};
 use super::{VaultError, lock, object, text_field, uuid};
+use crate::types::StoredValue;
 
 /// The maximum and default lease of a mount that sets none: 32 days.
 pub(super) const SYSTEM_LEASE_SECONDS: u64 = 2_764_800;
@@ -209,7 +210,7 @@ impl fmt::Debug for MountEntry {
 pub(super) struct StoredMount {
     pub(super) entry: MountEntry,
     pub(super) storage_path: String,
-    pub(super) stored: Arc<[u8]>,
+    pub(super) stored: StoredValue,
 }
 
 /// All tables at one moment.
@@ -253,10 +254,10 @@ impl MountTable {
         Ok(table)
     }
 
-    fn reuse(&self, storage_path: &str, stored: &Arc<[u8]>) -> Option<Arc<StoredMount>> {
+    fn reuse(&self, storage_path: &str, stored: &StoredValue) -> Option<Arc<StoredMount>> {
         let mut mounts = self.mounts.iter();
         let mount = mounts.find(|mount| mount.storage_path == storage_path)?;
-        Arc::ptr_eq(&mount.stored, stored).then(|| Arc::clone(mount))
+        mount.stored.is_same(stored).then(|| Arc::clone(mount))
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Arc<StoredMount>> {
@@ -308,7 +309,7 @@ fn parse(
     session: &Session,
     table: Table,
     storage_path: String,
-    stored: Arc<[u8]>,
+    stored: StoredValue,
 ) -> Result<StoredMount, VaultError> {
     let json = session.decrypt(&storage_path, &stored)?;
     let entry = MountEntry::parse(table, &json).ok_or_else(|| malformed(&storage_path))?;

@@ -17,6 +17,7 @@ use crate::barrier::{
 };
 use crate::physical::Reader;
 use crate::seal::Progress;
+use crate::types::StoredValue;
 
 /// The only seal there is.
 pub(super) const SHAMIR: &str = "shamir";
@@ -72,8 +73,8 @@ pub(super) struct Unsealed {
     pub(super) mounts: MountCache,
     pub(super) tokens: TokenCache,
     pub(super) peer_keyring: Zeroizing<Vec<u8>>,
-    keyring_stored: Arc<[u8]>,
-    peer_keyring_stored: Option<Arc<[u8]>>,
+    keyring_stored: StoredValue,
+    peer_keyring_stored: Option<StoredValue>,
 }
 
 /// What clients see as the cluster's name and id.
@@ -299,9 +300,9 @@ async fn plaintext(
     }
 }
 
-fn same(left: Option<&Arc<[u8]>>, right: Option<&Arc<[u8]>>) -> bool {
+fn same(left: Option<&StoredValue>, right: Option<&StoredValue>) -> bool {
     match (left, right) {
-        (Some(left), Some(right)) => Arc::ptr_eq(left, right) || left == right,
+        (Some(left), Some(right)) => left.is_same(right) || left == right,
         (None, None) => true,
         _ => false,
     }

@@ -9,7 +9,7 @@ use super::seal_state::Unsealed;
 use super::{Vault, VaultError};
 use crate::barrier::{Barrier, BarrierError};
 use crate::physical::{PhysicalError, Reader};
-use crate::types::{Operation, Outcome, Precondition, Transaction};
+use crate::types::{Operation, Outcome, Precondition, StoredValue, Transaction};
 
 /// Seal configuration: plain JSON.
 pub(super) const SEAL_CONFIG: &str = "core/seal-config";
@@ -32,7 +32,7 @@ pub(super) struct Session {
 
 impl Session {
     /// The entry as it is stored.
-    pub(super) async fn stored(&self, path: &str) -> Result<Option<Arc<[u8]>>, VaultError> {
+    pub(super) async fn stored(&self, path: &str) -> Result<Option<StoredValue>, VaultError> {
         Ok(self.reader.value(path).await?)
     }
 

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::storage::{Session, malformed};
 use super::unseal::bad;
 use super::{Method, Request, Response, Vault, VaultError, lock, object, random_text, text_field};
+use crate::types::StoredValue;
 
 /// Where the salt of token ids is kept.
 pub(super) const SALT: &str = "sys/token/salt";
@@ -93,7 +94,7 @@ pub(super) struct TokenCache {
     entries: Mutex<BTreeMap<String, Cached<TokenEntry>>>,
 }
 
-type Cached<T> = (Arc<[u8]>, Arc<T>);
+type Cached<T> = (StoredValue, Arc<T>);
 
 impl TokenEntry {
     pub(super) fn root(id: &str, now: SystemTime) -> Self {
@@ -256,11 +257,11 @@ async fn find(session: &Session, token: &str) -> Result<Option<Arc<TokenEntry>>,
 fn decrypted(
     session: &Session,
     path: &str,
-    stored: Arc<[u8]>,
+    stored: StoredValue,
 ) -> Result<Arc<TokenEntry>, VaultError> {
     let cache = &session.unsealed.tokens.entries;
     if let Some((ciphertext, entry)) = lock(cache).get(path)
-        && Arc::ptr_eq(ciphertext, &stored)
+        && ciphertext.is_same(&stored)
     {
         return Ok(Arc::clone(entry));
     }
@@ -281,7 +282,7 @@ async fn salt(session: &Session) -> Result<Option<Arc<Zeroizing<String>>>, Vault
     };
     let cache = &session.unsealed.tokens.salt;
     if let Some((ciphertext, salt)) = lock(cache).as_ref()
-        && Arc::ptr_eq(ciphertext, &stored)
+        && ciphertext.is_same(&stored)
     {
         return Ok(Some(Arc::clone(salt)));
     }

@@ -15,7 +15,7 @@ const TABLE: [(&str, &[&str]); 18] = [
     ("membership", &["types", "codec"]),
     ("disk", &["types"]),
     ("wal", &["types", "sync", "codec", "disk"]),
-    ("snapshot", &["types", "codec", "disk"]),
+    ("snapshot", &["types", "sync", "codec", "disk"]),
     ("peer", &["types", "codec", "raft::message", "membership"]),
     (
         "discovery",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use holdfast::disk::{Disk, RealDisk};
 use holdfast::snapshot::SnapshotDirectory;
 use holdfast::snapshot::archive::{ArchiveMeta, ArchiveServer, ArchiveWriter};
-use holdfast::types::{ClusterId, LogIndex, Record, SnapshotMeta, StateHeader, Term};
+use holdfast::types::{ClusterId, LogIndex, Pair, Record, SnapshotMeta, StateHeader, Term};
 
 use crate::{Ran, holdfast, text};
 
@@ -25,9 +25,8 @@ fn archive(path: &Path, pairs: Pairs<'_>) {
         configuration_index: 1,
     };
     let entries = || {
-        pairs.iter().map(|(key, value)| -> (Arc<str>, Arc<[u8]>) {
-            ((*key).into(), value.as_bytes().into())
-        })
+        let pairs = pairs.iter();
+        pairs.map(|(key, value)| Pair::new(key, value.as_bytes()))
     };
     let seal = |sums: &[u8]| Ok::<_, std::convert::Infallible>(sums.to_vec());
     let writer = ArchiveWriter::prepare(&meta, entries, seal).unwrap();
@@ -49,8 +48,7 @@ fn file(folder: &Path, pairs: Pairs<'_>) -> PathBuf {
     let mut writer = directory.writer(ClusterId([9; 16]), meta, state).unwrap();
     for (key, value) in pairs {
         let record = Record {
-            key: (*key).into(),
-            value: value.as_bytes().into(),
+            pair: Pair::new(key, value.as_bytes()),
             staged: false,
         };
         writer.add(&record).unwrap();

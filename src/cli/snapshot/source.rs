@@ -91,7 +91,10 @@ impl Source {
                 let entries = records.filter_map(|record| match record {
                     // What a restore has gathered is not the state yet.
                     Ok(record) if record.staged => None,
-                    Ok(record) => Some(Ok((record.key.to_string(), record.value.to_vec()))),
+                    Ok(record) => {
+                        let pair = record.pair;
+                        Some(Ok((pair.key().to_owned(), pair.value().to_vec())))
+                    }
                     Err(error) => Some(Err(snapshot_error(error))),
                 });
                 Ok(Box::new(entries))

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::io::{Cursor, Write};
-use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -11,11 +10,12 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::Pair;
 
 /// `operator raft snapshot save` of OpenBao 2.7.2: one node, one KV mount.
 const OPENBAO: &[u8] = include_bytes!("testdata/openbao.snap");
 
-type Entries = Vec<(Arc<str>, Arc<[u8]>)>;
+type Entries = Vec<Pair>;
 
 fn meta() -> ArchiveMeta {
     let server = |id: &str, voter| ArchiveServer {
@@ -32,7 +32,7 @@ fn meta() -> ArchiveMeta {
 }
 
 fn entries(pairs: &[(&str, &[u8])]) -> Entries {
-    let entry = |(key, value): &(&str, &[u8])| (Arc::from(*key), Arc::from(*value));
+    let entry = |(key, value): &(&str, &[u8])| Pair::new(key, value);
     pairs.iter().map(entry).collect()
 }
 
@@ -51,7 +51,7 @@ fn write(meta: &ArchiveMeta, entries: &Entries) -> Vec<u8> {
 fn read(archive: &[u8], reader: &ArchiveReader) -> Entries {
     let entries = reader.entries(archive).expect("opens");
     entries
-        .map(|entry| entry.map(|(key, value)| (Arc::from(key), Arc::from(value))))
+        .map(|entry| entry.map(|(key, value)| Pair::new(&key, &value)))
         .collect::<Result<_, _>>()
         .expect("is sound")
 }
@@ -165,11 +165,11 @@ fn archive_of_openbao_is_read() {
     assert_eq!(reader.meta(), &meta);
     let content = read(OPENBAO, &reader);
     assert_eq!(content.len() as u64, reader.entry_count());
-    assert!(content.is_sorted_by(|left, right| left.0 < right.0));
+    assert!(content.is_sorted_by(|left, right| left.key() < right.key()));
     for key in ["core/keyring", "core/seal-config", "core/raft/tls"] {
-        assert!(content.iter().any(|(found, _)| &**found == key), "{key}");
+        assert!(content.iter().any(|found| found.key() == key), "{key}");
     }
-    let secrets = |(key, _): &&(Arc<str>, Arc<[u8]>)| key.ends_with("team/nested");
+    let secrets = |pair: &&Pair| pair.key().ends_with("team/nested");
     assert_eq!(content.iter().filter(secrets).count(), 1);
 }
 
@@ -440,7 +440,7 @@ proptest! {
     ) {
         let content: Entries = pairs
             .into_iter()
-            .map(|(key, value)| (Arc::from(key), Arc::from(value)))
+            .map(|(key, value)| Pair::new(&key, &value))
             .collect();
         let archive = write(&meta(), &content);
         let reader = ArchiveReader::verify(archive.as_slice(), invert).expect("is sound");

@@ -3,7 +3,6 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use flate2::Compression;
@@ -15,6 +14,7 @@ use super::super::writer::sha256_of;
 use super::entry::StorageEntry;
 use super::member::BLOCK_BYTES;
 use super::{ArchiveError, ArchiveMeta, META, MetaFile, SEALED_SUMS, STATE, SUMS};
+use crate::types::Pair;
 
 /// An archive that is ready to be written: everything that can fail but the
 /// output has been done, so that an error can still be told properly.
@@ -29,7 +29,7 @@ pub struct ArchiveWriter<F> {
 impl<F, I> ArchiveWriter<F>
 where
     F: Fn() -> I,
-    I: Iterator<Item = (Arc<str>, Arc<[u8]>)>,
+    I: Iterator<Item = Pair>,
 {
     /// Walks the entries once, and seals the sums. `entries` must give the
     /// same entries each time, in key order. Blocks.
@@ -104,15 +104,12 @@ where
     }
 }
 
-fn write_entries(
-    output: &mut impl Write,
-    entries: impl Iterator<Item = (Arc<str>, Arc<[u8]>)>,
-) -> io::Result<()> {
+fn write_entries(output: &mut impl Write, entries: impl Iterator<Item = Pair>) -> io::Result<()> {
     let mut buffer = Vec::new();
-    for (key, value) in entries {
+    for pair in entries {
         let entry = StorageEntry {
-            key: key.as_ref().to_owned(),
-            value: value.to_vec(),
+            key: pair.key().to_owned(),
+            value: pair.value().to_vec(),
             seal_wrap: false,
         };
         buffer.clear();

@@ -354,7 +354,7 @@ async fn keyring_gone_from_storage_is_an_error_not_a_panic() {
 async fn entries_of(node: &Node) -> crate::physical::RestoreEntries {
     let source = node.backend.archive_source().await.unwrap();
     let entries: Vec<_> = (source.entries)()
-        .map(|(key, value)| Ok((key.to_string(), value.to_vec())))
+        .map(|pair| Ok((pair.key().to_owned(), pair.value().to_vec())))
         .collect();
     Box::new(entries.into_iter())
 }

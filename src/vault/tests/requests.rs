@@ -444,7 +444,8 @@ async fn nothing_secret_reaches_storage_in_plain() {
         .await
         .unwrap();
     let source = node.backend.archive_source().await.unwrap();
-    for (key, value) in (source.entries)() {
+    for pair in (source.entries)() {
+        let (key, value) = (pair.key(), pair.value());
         for secret in [&node.root_token[..], "correct horse", "MasterKey", "kv1/"] {
             let found = value
                 .windows(secret.len())

@@ -102,6 +102,16 @@ impl SnapshotDirectory {
         })
     }
 
+    /// The same.
+    pub fn overlapped_writer(
+        &self,
+        cluster: ClusterId,
+        meta: SnapshotMeta,
+        state: StateHeader,
+    ) -> Result<SnapshotWriter<'_>, SnapshotError> {
+        self.writer(cluster, meta, state)
+    }
+
     /// Its records.
     pub fn reader(
         &self,
