@@ -1,8 +1,13 @@
 //! The log beside other people's logs and beside the device itself, and what a
-//! large state costs: snapshot, restart, memory. It measures; it never judges.
+//! large state costs: snapshot, restart, memory, and what a leader that has it
+//! answers meanwhile. It measures; it never judges.
 //!
-//! Slices of one contestant follow slices of the next, round after round, so
-//! that all meet the same noise.
+//! Short slices of one contestant follow slices of the next, in another order
+//! each round, so that all meet the same noise. A contestant is compared with the
+//! device within a round; the report names the median of the rounds and where
+//! half of them lie: how far it can be believed.
+
+mod serving;
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,9 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use holdfast::codec::encode_command;
-use holdfast::disk::{AppendMode, Disk, RealDisk};
-use holdfast::snapshot::SnapshotDirectory;
-use holdfast::store::Store;
+use holdfast::disk::{AppendMode, BlockBuffer, Disk, RealDisk};
+use holdfast::snapshot::{SnapshotDirectory, SnapshotInfo};
+use holdfast::store::{Store, View};
 use holdfast::types::{
     ClusterId, Command as StoreCommand, Entry, EntryPayload, Incarnation, LogIndex, LogWrite,
     NodeId, Operation, Term, Transaction,
@@ -33,11 +38,14 @@ pub struct StorageArguments {
     #[arg(long, default_value = ".")]
     directory: PathBuf,
     /// Length of each slice.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 250)]
     milliseconds: u64,
     /// Slices for each contestant and shape.
-    #[arg(long, default_value_t = 4)]
-    rounds: u32,
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// Only these parts: `appends`, `state`, `serving`; all without it.
+    #[arg(long)]
+    only: Option<String>,
     /// The program built from `jepsen/peers`.
     #[arg(long, default_value = "target/peers/release/storage-peers")]
     peers: PathBuf,
@@ -84,48 +92,50 @@ pub fn run(arguments: &StorageArguments) -> anyhow::Result<Verdict> {
 }
 
 fn measured(arguments: &StorageArguments, scratch: &Path) -> anyhow::Result<String> {
-    let mut report = appends(arguments, scratch)?;
-    report += &large_state(arguments.entries, scratch)?.to_string();
+    let wants = |part| arguments.only.as_deref().is_none_or(|only| only == part);
+    let mut report = String::new();
+    if wants("appends") {
+        report += &appends(arguments, scratch)?;
+    }
+    if wants("state") {
+        report += &large_state(arguments.entries, scratch)?.to_string();
+    }
+    if wants("serving") {
+        report += &serving::measured(arguments.entries, scratch)?;
+    }
     Ok(report)
 }
 
 fn appends(arguments: &StorageArguments, scratch: &Path) -> anyhow::Result<String> {
-    let length = Duration::from_millis(arguments.milliseconds);
     let mut report = String::from(
-        "Append and make durable, appends a second (p50, p99); in brackets the part of what the \
-         device gives\n\n| records |",
+        "Append and make durable: the part of what the device gives, median of the rounds (half \
+         of them between these); appends a second; p50, p99\n\n| records |",
     );
     for (name, _) in CONTESTANTS {
         write!(report, " {name} |")?;
     }
     writeln!(report, "\n|---|{}", "---|".repeat(CONTESTANTS.len()))?;
     for shape in SHAPES {
-        let mut took: Vec<Vec<Duration>> = vec![Vec::new(); CONTESTANTS.len()];
-        for round in 0..arguments.rounds {
-            for (place, (_, contestant)) in CONTESTANTS.iter().enumerate() {
-                eprint!("\r{} B x {}, round {}   ", shape.0, shape.1, round + 1);
-                let directory = scratch.join(format!("{place}"));
-                let slice = match contestant {
-                    Contestant::Holdfast(mode) => holdfast(&directory, shape, length, *mode),
-                    Contestant::Raw => peer(&arguments.peers, "raw", &directory, shape, length),
-                    Contestant::Peer(name) => {
-                        peer(&arguments.peers, name, &directory, shape, length)
-                    }
-                };
-                took[place].extend(slice?);
-                std::fs::remove_dir_all(&directory)?;
-            }
-        }
-        let rates: Vec<f64> = took.iter().map(|took| rate(took)).collect();
+        let slices = slices(arguments, scratch, shape)?;
         write!(report, "| {} B x {} |", shape.0, shape.1)?;
-        for (took, rate) in took.into_iter().zip(&rates) {
-            let durations = Durations::new(took);
+        for rounds in &slices {
+            let pairs = rounds.iter().zip(&slices[0]);
+            let mut parts: Vec<f64> = pairs.map(|(own, raw)| rate(own) / rate(raw)).collect();
+            parts.sort_by(f64::total_cmp);
+            let part =
+                |fraction: f64| parts[(fraction * (parts.len() - 1) as f64).round() as usize];
+            let all = rounds.concat();
+            let rate = rate(&all);
+            let durations = Durations::new(all);
             let micros = |fraction| durations.quantile(fraction).as_micros();
-            let (median, slow) = (micros(0.5), micros(0.99));
             write!(
                 report,
-                " {rate:.0} ({median}, {slow} us) [{:.2}] |",
-                rate / rates[0]
+                " {:.2} ({:.2}-{:.2}); {rate:.0}/s; {}, {} us |",
+                part(0.5),
+                part(0.25),
+                part(0.75),
+                micros(0.5),
+                micros(0.99),
             )?;
         }
         report.push('\n');
@@ -133,6 +143,38 @@ fn appends(arguments: &StorageArguments, scratch: &Path) -> anyhow::Result<Strin
     eprintln!();
     Ok(report)
 }
+
+/// How long each append took, by contestant and round.
+fn slices(
+    arguments: &StorageArguments,
+    scratch: &Path,
+    shape: (usize, usize),
+) -> anyhow::Result<Vec<Vec<Vec<Duration>>>> {
+    let length = Duration::from_millis(arguments.milliseconds);
+    let count = CONTESTANTS.len();
+    let mut took = vec![Vec::new(); count];
+    std::fs::create_dir_all(scratch)?;
+    for round in 0..arguments.rounds {
+        for place in (0..count).map(|place| (place + round) % count) {
+            eprint!("\r{} B x {}, round {}   ", shape.0, shape.1, round + 1);
+            let directory = scratch.join(format!("{place}"));
+            let slice = match CONTESTANTS[place].1 {
+                Contestant::Holdfast(mode) => holdfast(&directory, shape, length, mode),
+                Contestant::Raw => peer(&arguments.peers, "raw", &directory, shape, length),
+                Contestant::Peer(name) => peer(&arguments.peers, name, &directory, shape, length),
+            };
+            took[place].push(slice?);
+            std::fs::remove_dir_all(&directory)?;
+            // Freeing the blocks is no business of the next contestant.
+            std::fs::File::open(scratch)?.sync_all()?;
+            std::thread::sleep(SETTLING);
+        }
+    }
+    Ok(took)
+}
+
+/// After a contestant's files were removed.
+const SETTLING: Duration = Duration::from_millis(20);
 
 fn rate(took: &[Duration]) -> f64 {
     let all: Duration = took.iter().sum();
@@ -233,13 +275,17 @@ fn write_of(entries: Vec<Entry>) -> LogWrite {
 const KEY_BYTES: usize = 64;
 const VALUE_BYTES: usize = 256;
 
-fn put(number: u64) -> Arc<[u8]> {
+fn put(number: u64) -> Operation {
     let key = format!("{number:0width$}", width = KEY_BYTES);
     let mut value = vec![0x5A; VALUE_BYTES];
     value[..8].copy_from_slice(&number.to_le_bytes());
+    Operation::Put { key, value }
+}
+
+fn command(number: u64) -> Arc<[u8]> {
     encode_command(&StoreCommand::Transaction(Transaction {
         preconditions: Vec::new(),
-        operations: vec![Operation::Put { key, value }],
+        operations: vec![put(number)],
     }))
 }
 
@@ -251,8 +297,10 @@ struct Cost {
     snapshot_bytes: u64,
     snapshot: Duration,
     plain: Duration,
+    direct: Duration,
     load: Duration,
     log_bytes: u64,
+    reading: Duration,
     replay: Duration,
 }
 
@@ -266,7 +314,7 @@ fn large_state(entries: u64, scratch: &Path) -> anyhow::Result<Cost> {
     for first in (1..=entries).step_by(BATCH) {
         let last = entries.min(first + BATCH as u64 - 1);
         let batch: Vec<Entry> = (first..=last)
-            .map(|index| entry(index, put(index)))
+            .map(|index| entry(index, command(index)))
             .collect();
         log_bytes += batch.iter().map(|entry| entry.size() as u64).sum::<u64>();
         wal.append(&[write_of(batch.clone())])?;
@@ -279,16 +327,8 @@ fn large_state(entries: u64, scratch: &Path) -> anyhow::Result<Cost> {
 
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
     let snapshots = SnapshotDirectory::open(Arc::clone(&disk), &directory.join("snapshots"))?;
-    let begin = Instant::now();
     let view = store.view();
-    let mut writer = snapshots.writer(ClusterId([1; 16]), view.meta(), view.header())?;
-    for record in view.records() {
-        writer.add(&record)?;
-    }
-    let info = writer.finish()?;
-    let snapshot = begin.elapsed();
-    let snapshot_bytes = std::fs::metadata(&info.path)?.len();
-    let plain = plain_write(&directory.join("plain"), snapshot_bytes)?;
+    let (info, snapshot, plain, direct) = snapshots_of(&view, &snapshots, &disk, &directory)?;
 
     drop((view, store));
     let begin = Instant::now();
@@ -298,6 +338,7 @@ fn large_state(entries: u64, scratch: &Path) -> anyhow::Result<Cost> {
     drop((former, restored));
     let begin = Instant::now();
     let (_, opened) = Wal::open(disk, &directory.join("wal"), None, WalOptions::default())?;
+    let reading = begin.elapsed();
     let mut replayed = Store::new();
     opened
         .entries
@@ -307,13 +348,43 @@ fn large_state(entries: u64, scratch: &Path) -> anyhow::Result<Cost> {
         entries,
         held_bytes,
         applying,
-        snapshot_bytes,
+        snapshot_bytes: info.bytes,
         snapshot,
         plain,
+        direct,
         load,
         log_bytes,
+        reading,
         replay: begin.elapsed(),
     })
+}
+
+/// Writes snapshots, each beside as many bytes written plainly: the last of
+/// them, and the median times of a snapshot, a cached and a direct write.
+fn snapshots_of(
+    view: &View,
+    snapshots: &SnapshotDirectory,
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+) -> anyhow::Result<(SnapshotInfo, Duration, Duration, Duration)> {
+    let (mut took, mut plain, mut direct) = (Vec::new(), Vec::new(), Vec::new());
+    let mut last = None;
+    for _ in 0..SNAPSHOTS {
+        let begin = Instant::now();
+        let (meta, header) = (view.meta(), view.header());
+        let mut writer = snapshots.overlapped_writer(ClusterId([1; 16]), meta, header)?;
+        for record in view.records() {
+            writer.add(&record)?;
+        }
+        let info = writer.finish()?;
+        took.push(begin.elapsed());
+        plain.push(plain_write(&directory.join("plain"), info.bytes)?);
+        direct.push(direct_write(disk, &directory.join("direct"), info.bytes)?);
+        last = Some(info);
+    }
+    let last = last.context("a snapshot")?;
+    let median = |took| Durations::new(took).quantile(0.5);
+    Ok((last, median(took), median(plain), median(direct)))
 }
 
 impl fmt::Display for Cost {
@@ -338,12 +409,14 @@ impl fmt::Display for Cost {
         )?;
         writeln!(
             f,
-            "| snapshot of {:.0} MB, written, synced, verified | {:.2} s, {:.2} of a plain write \
-             and sync of as many bytes ({:.2} s) |",
+            "| snapshot of {:.0} MB, written, synced, read back | {:.2} s, {:.2} of a plain write \
+             and sync of as many bytes ({:.2} s), {:.2} of a direct one ({:.2} s) |",
             megabytes(self.snapshot_bytes),
             seconds(self.snapshot),
             seconds(self.snapshot) / seconds(self.plain),
-            seconds(self.plain)
+            seconds(self.plain),
+            seconds(self.snapshot) / seconds(self.direct),
+            seconds(self.direct)
         )?;
         writeln!(
             f,
@@ -353,14 +426,19 @@ impl fmt::Display for Cost {
         )?;
         writeln!(
             f,
-            "| replay of the log ({:.0} MB of entries) into an empty state | {:.2} s, {:.0} MB/s |",
+            "| replay of the log ({:.0} MB of entries) into an empty state | {:.2} s, {:.0} MB/s \
+             (reading it alone {:.2} s, {:.0} MB/s) |",
             megabytes(self.log_bytes),
             seconds(self.replay),
-            megabytes(self.log_bytes) / seconds(self.replay)
+            megabytes(self.log_bytes) / seconds(self.replay),
+            seconds(self.reading),
+            megabytes(self.log_bytes) / seconds(self.reading)
         )
     }
 }
 
+/// Snapshots written, each beside plain writes of as many bytes.
+const SNAPSHOTS: usize = 5;
 /// Entries of one log write while the state is made.
 const BATCH: usize = 512;
 
@@ -375,7 +453,23 @@ fn plain_write(path: &Path, bytes: u64) -> anyhow::Result<Duration> {
         left -= part;
     }
     file.sync_all()?;
-    Ok(begin.elapsed())
+    let took = begin.elapsed();
+    std::fs::remove_file(path)?;
+    Ok(took)
+}
+
+/// The same past the page cache.
+fn direct_write(disk: &Arc<dyn Disk>, path: &Path, bytes: u64) -> anyhow::Result<Duration> {
+    let chunk = BlockBuffer::zeroed(1 << 20);
+    let begin = Instant::now();
+    let mut file = disk.create(path)?;
+    for offset in (0..bytes).step_by(chunk.len()) {
+        file.write_blocks(offset, chunk.as_slice())?;
+    }
+    file.sync()?;
+    let took = begin.elapsed();
+    disk.remove(path)?;
+    Ok(took)
 }
 
 fn resident_bytes() -> anyhow::Result<u64> {

@@ -6,15 +6,16 @@
 //! device gives), `raft-engine`, `okaywal`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use okaywal::{LogVoid, WriteAheadLog};
 use protobuf::well_known_types::Any;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::io::{ReadWriteFlags, pwritev2};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -67,7 +68,8 @@ const BLOCK: usize = 4096;
 const FILE_BYTES: usize = 64 << 20;
 
 /// As many blocks as the records need with a header each, over and over
-/// through a file of zeros.
+/// through a file of zeros. `RWF_DSYNC` and not the open flag, which rustix maps
+/// to `O_SYNC`: that would wait for time stamps, too.
 fn raw(directory: &Path, shape: Shape, length: Duration) -> Result<Vec<Duration>, Failure> {
     let path = directory.join("raw");
     let mut zeros = File::create(&path)?;
@@ -75,10 +77,10 @@ fn raw(directory: &Path, shape: Shape, length: Duration) -> Result<Vec<Duration>
         zeros.write_all(&[0; 1 << 20])?;
     }
     zeros.sync_all()?;
-    let flags = OFlags::DIRECT | OFlags::DSYNC;
+    fadvise(&zeros, 0, None, Advice::DontNeed)?;
     let file = OpenOptions::new()
         .write(true)
-        .custom_flags(flags.bits() as i32)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
         .open(&path)?;
     let record = 32 + shape.bytes.next_multiple_of(32);
     let blocks = (128 + shape.count * record).next_multiple_of(BLOCK);
@@ -90,7 +92,11 @@ fn raw(directory: &Path, shape: Shape, length: Duration) -> Result<Vec<Duration>
         if FILE_BYTES < offset + blocks {
             offset = 0;
         }
-        file.write_all_at(buffer, offset as u64)?;
+        let slices = [IoSlice::new(buffer)];
+        let written = pwritev2(&file, &slices, offset as u64, ReadWriteFlags::DSYNC)?;
+        if written != blocks {
+            return Err("a short write".into());
+        }
         offset += blocks;
         Ok(())
     })
