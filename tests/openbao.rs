@@ -186,6 +186,13 @@ impl LeaderApi for Nobody {
     ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
         unreachable!("nothing joins here")
     }
+
+    fn discover<'a>(
+        &'a self,
+        _auto_join: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, LeaderApiError>> {
+        unreachable!("nobody joins here")
+    }
 }
 
 /// A real server in a process of its own.

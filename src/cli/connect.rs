@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::discovery::{self, ClientError, JoinStanza, LeaderClient};
+use crate::discovery::{self, AutoJoin, ClientError, JoinStanza, LeaderClient};
 use crate::http::forward::{Dial, Stream};
 use crate::node::RaftNode;
 use crate::physical::{Backend, BoxFuture};
-use crate::vault::{JoinTarget, LeaderApi, LeaderApiError};
+use crate::vault::{JoinFailure, JoinTarget, LeaderApi, LeaderApiError};
 
 /// Dials the leader over the cluster port.
 pub struct NodeDial(pub Arc<RaftNode>);
@@ -46,7 +46,8 @@ impl LeaderApi for DiscoveredLeader {
         body: Value,
     ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>> {
         Box::pin(async move {
-            let unreachable = |reason: String| LeaderApiError::Unreachable { reason };
+            let unreachable =
+                |kind: JoinFailure, reason: String| LeaderApiError::Unreachable { kind, reason };
             let stanza = JoinStanza {
                 leader_api_addr: target.leader_api_addr.clone(),
                 leader_tls_servername: target.leader_tls_servername.clone(),
@@ -56,10 +57,11 @@ impl LeaderApi for DiscoveredLeader {
                 ..JoinStanza::default()
             };
             let target = discovery::JoinTarget::new(&stanza)
-                .map_err(|error| unreachable(error.to_string()))?;
+                .map_err(|error| unreachable(JoinFailure::Target, error.to_string()))?;
             let client = LeaderClient::new(target);
             let answered = client.put_json(&format!("/v1/{path}"), &body).await;
-            let (status, answer) = answered.map_err(|error| unreachable(chain(&error)))?;
+            let (status, answer) =
+                answered.map_err(|error| unreachable(kind_of(&error), chain(&error)))?;
             if !status.is_success() {
                 return Err(LeaderApiError::Refused {
                     status: status.as_u16(),
@@ -68,10 +70,67 @@ impl LeaderApi for DiscoveredLeader {
             }
             match answer.get("data") {
                 Some(Value::Object(data)) => Ok(data.clone()),
-                _ => Err(unreachable(format!("{path}: an answer without data"))),
+                _ => {
+                    let reason = format!("{path}: an answer without data");
+                    Err(unreachable(JoinFailure::Protocol, reason))
+                }
             }
         })
     }
+
+    fn discover<'a>(
+        &'a self,
+        auto_join: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, LeaderApiError>> {
+        Box::pin(discovered(auto_join))
+    }
+}
+
+/// Which step failed.
+fn kind_of(error: &ClientError) -> JoinFailure {
+    match error {
+        ClientError::TlsSetup { .. } => JoinFailure::Target,
+        ClientError::Resolve { .. } => JoinFailure::Dns,
+        ClientError::Connect { .. } => JoinFailure::Tcp,
+        ClientError::Tls { source, .. } if is_about_names(source) => JoinFailure::TlsName,
+        ClientError::Tls { .. } => JoinFailure::Tls,
+        ClientError::TimedOut { .. } => JoinFailure::TimedOut,
+        ClientError::Status { .. } => JoinFailure::Refused,
+        ClientError::Http { .. }
+        | ClientError::Body { .. }
+        | ClientError::Redirect { .. }
+        | ClientError::Shape { .. }
+        | ClientError::Keyring { .. } => JoinFailure::Protocol,
+    }
+}
+
+/// Whether a certificate was refused for its name alone.
+fn is_about_names(error: &std::io::Error) -> bool {
+    use rustls::{CertificateError as Cause, Error};
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        inner,
+        Some(Error::InvalidCertificate(
+            Cause::NotValidForName | Cause::NotValidForNameContext { .. }
+        ))
+    )
+}
+
+/// Where an `auto_join` text leads.
+async fn discovered(text: &str) -> Result<Vec<String>, LeaderApiError> {
+    let failed = |kind: JoinFailure, reason: String| LeaderApiError::Unreachable {
+        kind,
+        reason: format!("failed to fetch addresses via auto-join: {reason}"),
+    };
+    let wanted =
+        AutoJoin::parse(text).map_err(|error| failed(JoinFailure::Target, error.to_string()))?;
+    let provider = wanted.provider();
+    wanted
+        .hosts()
+        .await
+        .map_err(|error| failed(JoinFailure::Dns, format!("discover-{provider}: {error}")))
 }
 
 fn error_text(answer: &Value) -> String {

@@ -22,7 +22,9 @@ use crate::membership::GoDuration;
 use crate::membership::autopilot::AutopilotConfig;
 use crate::node::{NodeOptions, RaftNode, Timings};
 use crate::peer;
-use crate::vault::{COMPATIBLE_VERSION, JoinTarget, Vault, VaultOptions, VaultParts};
+use crate::vault::{
+    AutoJoinTarget, COMPATIBLE_VERSION, JoinTarget, Vault, VaultOptions, VaultParts,
+};
 use zeroize::Zeroizing;
 
 /// How long a request that was certainly not executed waits for a leader.
@@ -315,7 +317,11 @@ fn join_targets(stanzas: &[RetryJoin]) -> anyhow::Result<Vec<JoinTarget>> {
     };
     let targets = stanzas.iter().map(|stanza| {
         let key = text(&stanza.leader_client_key, &stanza.leader_client_key_file)?;
+        let (scheme, port) = (stanza.auto_join_scheme.as_str(), stanza.auto_join_port);
+        let auto_join = AutoJoinTarget::new(stanza.auto_join.clone(), scheme, port)
+            .map_err(|reason| anyhow::anyhow!("retry_join: {reason}"))?;
         Ok(JoinTarget {
+            auto_join: Some(auto_join).filter(|auto_join| !auto_join.text.is_empty()),
             leader_api_addr: stanza.leader_api_addr.clone(),
             leader_ca_cert: text(&stanza.leader_ca_cert, &stanza.leader_ca_cert_file)?,
             leader_client_cert: text(&stanza.leader_client_cert, &stanza.leader_client_cert_file)?,

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::section::{Block, Section};
 use super::{ConfigError, HostPort};
+use crate::discovery::AutoJoin;
 use crate::disk::AppendMode;
 use crate::raft::ReadMode;
 
@@ -52,6 +53,10 @@ pub struct RetryJoin {
     pub leader_api_addr: String,
     /// Discovery, as go-discover writes it.
     pub auto_join: String,
+    /// Scheme of what discovery finds; `https` when empty.
+    pub auto_join_scheme: String,
+    /// Port of what discovery finds; 8200 when 0.
+    pub auto_join_port: u16,
     /// PEM text, or empty.
     pub leader_ca_cert: String,
     /// A file instead of the text.
@@ -199,6 +204,10 @@ pub(super) fn node_id(text: &str) -> Option<String> {
     ((1..=128).contains(&text.len()) && text.chars().all(fine)).then(|| text.to_owned())
 }
 
+fn scheme(text: &str) -> Option<String> {
+    matches!(text, "http" | "https").then(|| text.to_owned())
+}
+
 impl fmt::Debug for RetryJoin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "retry_join {}", self.leader_api_addr)
@@ -219,6 +228,13 @@ impl RetryJoin {
                 .parsed("leader_api_addr", expected, address)?
                 .unwrap_or_default(),
             auto_join: section.text("auto_join")?.unwrap_or_default(),
+            auto_join_scheme: section
+                .parsed("auto_join_scheme", "\"http\" or \"https\"", scheme)?
+                .unwrap_or_default(),
+            auto_join_port: section
+                .integer("auto_join_port", 1, 65_535)?
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(0),
             leader_ca_cert: section.text("leader_ca_cert")?.unwrap_or_default(),
             leader_ca_cert_file: file(section.text("leader_ca_cert_file")?),
             leader_client_cert: section.text("leader_client_cert")?.unwrap_or_default(),
@@ -230,16 +246,17 @@ impl RetryJoin {
             leader_client_key_file: file(section.text("leader_client_key_file")?),
             leader_tls_servername: section.text("leader_tls_servername")?.unwrap_or_default(),
         };
-        section.text("auto_join_scheme")?;
-        section.integer("auto_join_port", 1, 65_535)?;
         section.finish()?;
         if join.leader_api_addr.is_empty() == join.auto_join.is_empty() {
             let expected = "either leader_api_addr or auto_join";
             return Err(storage.error(block.line, "retry_join", expected));
         }
-        if !join.auto_join.is_empty() {
-            let expected = "leader_api_addr: discovery is not supported";
-            return Err(storage.error(block.line, "auto_join", expected));
+        // Better refused at the start than looked for in the log.
+        if !join.auto_join.is_empty()
+            && let Err(error) = AutoJoin::parse(&join.auto_join)
+        {
+            let expected = format!("another text: {error}");
+            return Err(storage.error(block.line, "auto_join", &expected));
         }
         Ok(join)
     }

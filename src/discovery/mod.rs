@@ -8,6 +8,7 @@
 //! Absent here: what is done with an answer (`vault` opens the challenge and
 //! joins).
 
+pub mod auto_join;
 mod body;
 pub mod client;
 mod exchange;
@@ -17,6 +18,7 @@ mod self_signed;
 pub mod target;
 mod tls;
 
+pub use auto_join::{AutoJoin, AutoJoinError};
 pub use client::{Answer, AnswerRequest, Challenge, ClientError, LeaderClient, PeerRecord};
 pub use rounds::Rounds;
 pub use search::{Failure, SearchError, find_leader};

@@ -74,6 +74,7 @@ fn table(error: &VaultError, spelling: Spelling) -> (StatusCode, Vec<String>) {
             | PhysicalError::ValueTooLarge { .. }
             | PhysicalError::KeyTooLarge { .. }
             | PhysicalError::Failed { .. }
+            | PhysicalError::UnknownServer { .. }
             | PhysicalError::Refused { .. } => (S::INTERNAL_SERVER_ERROR, wrapped(text)),
         },
     }

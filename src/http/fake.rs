@@ -179,6 +179,10 @@ impl VaultService for FakeVault {
         Box::pin(async move { Ok(!body.retry) })
     }
 
+    fn join_status(&self) -> BoxFuture<'_, serde_json::Map<String, serde_json::Value>> {
+        Box::pin(async { serde_json::Map::new() })
+    }
+
     fn snapshot_save(&self, _: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>> {
         Box::pin(async move {
             self.check()?;

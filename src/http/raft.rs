@@ -1,5 +1,6 @@
-//! `sys/storage/raft/join`: the only raft path that is answered without the
-//! envelope. The others are logical paths of the vault.
+//! `sys/storage/raft/join` and `join/status`: the only raft paths that are
+//! answered without the envelope, by the node that is asked. The others are
+//! logical paths of the vault.
 
 use std::sync::Arc;
 
@@ -38,11 +39,18 @@ pub(super) async fn join(router: &Router, call: Call, arrival: &Arrival) -> Repl
     }
 }
 
+pub(super) async fn join_status(router: &Router, call: Call) -> Reply {
+    if call.method != Method::GET {
+        return wrong_method();
+    }
+    bare(StatusCode::OK, &router.vault.join_status().await)
+}
+
 fn parse(fields: &Fields) -> Result<JoinBody, JsonError> {
-    // Discovery by cloud is not used, its fields must be well formed still.
-    fields.string("auto_join_scheme")?;
-    fields.integer("auto_join_port")?;
+    let port = fields.integer("auto_join_port")?;
     Ok(JoinBody {
+        auto_join_scheme: fields.string("auto_join_scheme")?,
+        auto_join_port: u16::try_from(port).unwrap_or(0),
         leader_api_addr: fields.string("leader_api_addr")?,
         leader_ca_cert: fields.string("leader_ca_cert")?,
         leader_client_cert: fields.string("leader_client_cert")?,

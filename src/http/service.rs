@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::physical::BoxFuture;
@@ -43,6 +44,8 @@ pub trait VaultService: Send + Sync + 'static {
     fn step_down(&self, token: Token) -> BoxFuture<'_, Result<(), VaultError>>;
     /// `sys/storage/raft/join`: whether it joined already.
     fn join(&self, body: JoinBody) -> BoxFuture<'_, Result<bool, VaultError>>;
+    /// `GET sys/storage/raft/join/status`.
+    fn join_status(&self) -> BoxFuture<'_, Map<String, Value>>;
     /// `GET sys/storage/raft/snapshot`.
     fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>>;
     /// Asked before an archive is spooled, so that strangers cannot fill the
@@ -97,6 +100,10 @@ impl VaultService for Arc<Vault> {
 
     fn join(&self, body: JoinBody) -> BoxFuture<'_, Result<bool, VaultError>> {
         Box::pin(Vault::join(self, body))
+    }
+
+    fn join_status(&self) -> BoxFuture<'_, Map<String, Value>> {
+        Box::pin(Vault::join_status(self))
     }
 
     fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>> {

@@ -1,82 +1,17 @@
-//! Which learners have earned a vote. The leader runs this at intervals; what
-//! it returns is proposed like any other membership change, so a wrong guess
-//! here can cost availability at most, never safety.
+//! Which learners have earned a vote, and which servers are dead. The leader
+//! runs this at intervals; what it returns is proposed like any other
+//! membership change, so a wrong guess here can cost availability at most,
+//! never safety.
+//!
+//! Who lives is told by the answers to the leader's own messages. A sealed node
+//! takes no part, and gives none.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use crate::raft::{PeerStatus, Role, Status};
+use crate::types::{Incarnation, MembershipChange, Millis, NodeId, RepairAsk};
 
-use crate::membership::GoDuration;
-use crate::raft::{Role, Status};
-use crate::types::{Incarnation, MembershipChange, Millis, NodeId};
-
-/// What an operator may tune, under the names of the HTTP API.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AutopilotConfig {
-    /// Remove servers that have been gone for
-    /// `dead_server_last_contact_threshold`.
-    pub cleanup_dead_servers: bool,
-    /// How long a server must be silent to count as dead.
-    pub dead_server_last_contact_threshold: GoDuration,
-    /// How long a healthy server may be silent.
-    pub last_contact_threshold: GoDuration,
-    /// How many entries a healthy server may lag behind the leader.
-    pub max_trailing_logs: u64,
-    /// Cleanup never leaves fewer voters than this; 0 means unset.
-    pub min_quorum: u64,
-    /// How long a learner must be healthy before it is promoted.
-    pub server_stabilization_time: GoDuration,
-}
-
-impl Default for AutopilotConfig {
-    fn default() -> Self {
-        Self {
-            cleanup_dead_servers: false,
-            dead_server_last_contact_threshold: GoDuration::from_seconds(24 * 3600),
-            last_contact_threshold: GoDuration::from_seconds(10),
-            max_trailing_logs: 1000,
-            min_quorum: 0,
-            server_stabilization_time: GoDuration::from_seconds(10),
-        }
-    }
-}
-
-/// A configuration that contradicts itself, in OpenBao's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Cleanup without a floor could remove a majority.
-    #[error(
-        "min_quorum must be set when cleanup_dead_servers is set and it should at least be 3; cleanup_dead_servers: true, min_quorum: {0:#x}"
-    )]
-    QuorumFloorMissing(u64),
-    /// A minute is the least that tells a restart from a death.
-    #[error(
-        "dead_server_last_contact_threshold should not be set to less than 1m; received: {seconds}"
-    )]
-    DeadThresholdTooShort {
-        /// What was asked for, in seconds.
-        seconds: i64,
-    },
-}
-
-impl AutopilotConfig {
-    /// Checks what a person configured.
-    ///
-    /// # Errors
-    /// See [`ConfigError`].
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.cleanup_dead_servers && self.min_quorum < 3 {
-            return Err(ConfigError::QuorumFloorMissing(self.min_quorum));
-        }
-        if self.dead_server_last_contact_threshold < GoDuration::from_seconds(60) {
-            return Err(ConfigError::DeadThresholdTooShort {
-                seconds: self.dead_server_last_contact_threshold.nanoseconds / 1_000_000_000,
-            });
-        }
-        Ok(())
-    }
-}
+pub use super::settings::{AutopilotConfig, AutopilotUpdate, ConfigError};
 
 /// How a member has been doing, as the leader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +20,20 @@ pub struct Health {
     pub healthy: bool,
     /// Since when `healthy` has not changed.
     pub stable_since: Millis,
+    /// When it last gave a sign of life; at first, when this leader began to
+    /// watch it.
+    pub alive_at: Millis,
     /// The life of the data directory this was observed of.
     incarnation: Incarnation,
+}
+
+/// A member that has lost entries and asks its peers for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repairing {
+    /// When it last asked.
+    pub at: Millis,
+    /// What it asked for then.
+    pub ask: RepairAsk,
 }
 
 /// What must be remembered between two looks: since when each member has been
@@ -95,6 +42,7 @@ pub struct Health {
 #[derive(Clone, Debug, Default)]
 pub struct Stability {
     members: BTreeMap<NodeId, Health>,
+    repairing: BTreeMap<NodeId, Repairing>,
 }
 
 impl Stability {
@@ -102,6 +50,18 @@ impl Stability {
     #[must_use]
     pub fn members(&self) -> &BTreeMap<NodeId, Health> {
         &self.members
+    }
+
+    /// Those that asked for lost entries within the last
+    /// [`REPAIR_SHOWN_FOR`].
+    #[must_use]
+    pub fn repairing(&self) -> &BTreeMap<NodeId, Repairing> {
+        &self.repairing
+    }
+
+    /// A member asked for entries that it lost.
+    pub fn note_repair(&mut self, now: Millis, of: NodeId, ask: RepairAsk) {
+        self.repairing.insert(of, Repairing { at: now, ask });
     }
 
     /// How many voters may fail before the quorum is lost: healthy voters
@@ -125,6 +85,8 @@ impl Stability {
         status: &Status,
         leader: Option<NodeId>,
     ) {
+        self.repairing
+            .retain(|_, repair| now.0.saturating_sub(repair.at.0) < REPAIR_SHOWN_FOR.0);
         if status.role != Role::Leader || !status.ready {
             self.members.clear();
             return;
@@ -132,26 +94,66 @@ impl Stability {
         let known = &status.membership.members;
         self.members.retain(|id, _| known.contains_key(id));
         for (id, member) in known {
-            let healthy = Some(*id) == leader || is_healthy(now, config, status, *id);
-            let unchanged = self.members.get(id).is_some_and(|before| {
-                before.healthy == healthy && before.incarnation == member.incarnation
-            });
-            if !unchanged {
-                let fresh = Health {
-                    healthy,
-                    stable_since: now,
-                    incarnation: member.incarnation,
-                };
-                self.members.insert(*id, fresh);
-            }
+            let is_leader = Some(*id) == leader;
+            let healthy = is_leader || is_healthy(now, config, status, *id);
+            let before = self.members.get(id);
+            let before = before.filter(|before| before.incarnation == member.incarnation);
+            let sign_of_life = if is_leader {
+                Some(now)
+            } else {
+                self.sign_of_life(now, config, status, *id)
+            };
+            let watched_since = before.map_or(now, |before| before.alive_at);
+            let health = Health {
+                healthy,
+                stable_since: before
+                    .filter(|before| before.healthy == healthy)
+                    .map_or(now, |before| before.stable_since),
+                alive_at: sign_of_life.map_or(watched_since, |sign| sign.max(watched_since)),
+                incarnation: member.incarnation,
+            };
+            self.members.insert(*id, health);
         }
+    }
+
+    /// Whether a member was silent for so long that it counts as dead.
+    #[must_use]
+    pub fn is_dead(&self, now: Millis, config: &AutopilotConfig, id: NodeId) -> bool {
+        let threshold = config.dead_server_last_contact_threshold.as_milliseconds();
+        self.members
+            .get(&id)
+            .is_some_and(|health| threshold <= now.0.saturating_sub(health.alive_at.0))
+    }
+
+    /// The newest thing that shows that a member lives. One that is sent a
+    /// snapshot may be silent for twice as long: reading it in can keep a slow
+    /// machine from everything else.
+    fn sign_of_life(
+        &self,
+        now: Millis,
+        config: &AutopilotConfig,
+        status: &Status,
+        id: NodeId,
+    ) -> Option<Millis> {
+        let peer = status.peers.get(&id);
+        let grace = match peer {
+            Some(peer) if peer.snapshot_in_flight => {
+                config.dead_server_last_contact_threshold.as_milliseconds()
+            }
+            _ => 0,
+        };
+        let answered = peer.and_then(|peer| peer.last_contact);
+        let answered = answered.map(|at| Millis(at.0.saturating_add(grace).min(now.0)));
+        let asked = self.repairing.get(&id).map(|repair| repair.at);
+        answered.max(asked)
     }
 }
 
 /// Looks at the members and names the learners to promote: those not marked
 /// `non_voter` that have been in contact and caught up for
-/// `server_stabilization_time` without a break. Empty on any node but a ready
-/// leader, and while a membership change is half done.
+/// `server_stabilization_time` without a break, and answered just now: a vote
+/// given to a server that is gone can cost the quorum. Empty on any node but a
+/// ready leader, and while a membership change is half done.
 pub fn promotions(
     now: Millis,
     config: &AutopilotConfig,
@@ -167,6 +169,7 @@ pub fn promotions(
         let member = status.membership.members.get(id);
         let health = memory.members.get(id);
         member.is_some_and(|member| !member.non_voter)
+            && status.peers.get(id).is_some_and(|peer| is_here(now, peer))
             && health.is_some_and(|health| {
                 health.healthy && now.0.saturating_sub(health.stable_since.0) >= stabilization
             })
@@ -178,6 +181,37 @@ pub fn promotions(
         .filter(|id| earned(id))
         .map(|id| MembershipChange::Promote(*id))
         .collect()
+}
+
+/// The dead server to remove next, after the look that [`promotions`] takes:
+/// non-voters first, then voters as long as `min_quorum` of them stay. One at a
+/// time: each removal must be committed before the next is thought of. `None`
+/// unless cleanup is configured.
+#[must_use]
+pub fn removal(
+    now: Millis,
+    config: &AutopilotConfig,
+    status: &Status,
+    memory: &Stability,
+) -> Option<MembershipChange> {
+    let membership = &status.membership;
+    if !config.cleanup_dead_servers || memory.members.is_empty() || membership.is_joint() {
+        return None;
+    }
+    let dead = |id: &&NodeId| Some(**id) != status.leader && memory.is_dead(now, config, **id);
+    let is_voter_to_spare = config.min_quorum < membership.voters.len() as u64;
+    let voters = membership.voters.iter().filter(|_| is_voter_to_spare);
+    let next = membership.learners.iter().chain(voters).find(dead)?;
+    Some(MembershipChange::Remove(*next))
+}
+
+/// Whether a peer answered just now: a few heartbeats of the slowest
+/// configuration ago at most.
+#[must_use]
+pub fn is_here(now: Millis, peer: &PeerStatus) -> bool {
+    let silence = |contact: Millis| now.0.saturating_sub(contact.0);
+    peer.last_contact
+        .is_some_and(|contact| silence(contact) < HERE_WITHIN.0)
 }
 
 fn is_healthy(now: Millis, config: &AutopilotConfig, status: &Status, id: NodeId) -> bool {
@@ -194,12 +228,17 @@ fn is_healthy(now: Millis, config: &AutopilotConfig, status: &Status, id: NodeId
         && !peer.snapshot_in_flight
 }
 
+/// Heartbeats leave every 100 ms to 1 s, as configured.
+const HERE_WITHIN: Millis = Millis(2500);
+/// A node that repairs its log asks five times a second.
+pub const REPAIR_SHOWN_FOR: Millis = Millis(5000);
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::raft::PeerStatus;
+    use crate::membership::GoDuration;
     use crate::types::{LogIndex, Member, Membership, Term};
 
     const LEADER: NodeId = NodeId(1);
@@ -362,38 +401,175 @@ mod tests {
         assert_eq!(memory.failure_tolerance(&status), 0);
     }
 
+    // Healthy by a threshold of minutes, gone all the same.
     #[test]
-    fn defaults_serialise_as_the_api_shows_them() {
-        let json = serde_json::to_value(AutopilotConfig::default()).expect("serialises");
-        let expected = serde_json::json!({
-            "cleanup_dead_servers": false,
-            "dead_server_last_contact_threshold": "24h0m0s",
-            "last_contact_threshold": "10s",
-            "max_trailing_logs": 1000,
-            "min_quorum": 0,
-            "server_stabilization_time": "10s",
-        });
-        assert_eq!(json, expected);
-        let back: AutopilotConfig = serde_json::from_value(json).expect("parses");
-        assert_eq!(back, AutopilotConfig::default());
+    fn learner_not_heard_of_just_now_is_not_promoted() {
+        let config = AutopilotConfig {
+            last_contact_threshold: GoDuration::from_seconds(60),
+            ..AutopilotConfig::default()
+        };
+        let mut memory = Stability::default();
+        let promoted_at_silence = |silence: u64| {
+            let mut memory = memory.clone();
+            let status = leading(30_000 - silence, 5000);
+            promotions(Millis(30_000), &config, &status, &mut memory).len()
+        };
+        assert_eq!(promoted_at_silence(0), 0, "first seen");
+        promotions(Millis(0), &config, &leading(0, 5000), &mut memory);
+        let promoted_at_silence = |silence: u64| {
+            let mut memory = memory.clone();
+            let status = leading(30_000 - silence, 5000);
+            promotions(Millis(30_000), &config, &status, &mut memory).len()
+        };
+        assert_eq!(promoted_at_silence(2_499), 1);
+        assert_eq!(promoted_at_silence(2_500), 0);
+        assert_eq!(promoted_at_silence(10_000), 0);
+    }
+
+    fn cleaning() -> AutopilotConfig {
+        AutopilotConfig {
+            cleanup_dead_servers: true,
+            dead_server_last_contact_threshold: GoDuration::from_seconds(60),
+            min_quorum: 3,
+            ..AutopilotConfig::default()
+        }
+    }
+
+    /// A leader and voters 2..=count, all heard of at `contact`.
+    fn voters(count: u64, contact: u64) -> Status {
+        let mut status = leading(contact, 5000);
+        let peer = status.peers[&LEARNER];
+        for id in 2..=count {
+            status.peers.insert(NodeId(id), peer);
+            edit(&mut status, |m| {
+                m.learners.clear();
+                m.voters.insert(NodeId(id));
+                m.members.entry(NodeId(id)).or_default();
+            });
+        }
+        status
+    }
+
+    fn silent(status: &mut Status, id: u64, since: u64) {
+        let peer = status.peers.entry(NodeId(id)).or_default();
+        peer.last_contact = Some(Millis(since));
+    }
+
+    /// Whom a leader that has watched since 0 removes at this time.
+    fn removed(config: &AutopilotConfig, status: &Status, now: u64) -> Option<u64> {
+        let mut memory = Stability::default();
+        memory.observe(Millis(0), config, status, Some(LEADER));
+        memory.observe(Millis(now), config, status, Some(LEADER));
+        match removal(Millis(now), config, status, &memory) {
+            None => None,
+            Some(MembershipChange::Remove(id)) => Some(id.0),
+            Some(other) => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn contradictory_configuration_is_refused_in_openbaos_words() {
-        let mut config = AutopilotConfig {
-            cleanup_dead_servers: true,
-            ..AutopilotConfig::default()
+    fn dead_voter_is_removed_once_it_was_silent_for_the_threshold() {
+        let mut status = voters(4, 70_000);
+        silent(&mut status, 3, 10_000);
+        assert_eq!(removed(&cleaning(), &status, 69_999), None);
+        assert_eq!(removed(&cleaning(), &status, 70_000), Some(3));
+        let off = AutopilotConfig::default();
+        assert_eq!(removed(&off, &status, 70_000_000), None, "not configured");
+    }
+
+    #[test]
+    fn cleanup_never_leaves_fewer_voters_than_the_floor() {
+        let mut status = voters(3, 100_000);
+        silent(&mut status, 3, 0);
+        assert_eq!(removed(&cleaning(), &status, 100_000), None);
+        // A non-voter is nobody's quorum.
+        edit(&mut status, |m| {
+            m.learners.insert(NodeId(9));
+            m.members.entry(NodeId(9)).or_default();
+        });
+        assert_eq!(removed(&cleaning(), &status, 100_000), Some(9));
+    }
+
+    #[test]
+    fn dead_servers_go_one_by_one_non_voters_first() {
+        let mut status = voters(6, 100_000);
+        silent(&mut status, 3, 0);
+        silent(&mut status, 4, 0);
+        edit(&mut status, |m| {
+            m.voters.remove(&NodeId(4));
+            m.learners.insert(NodeId(4));
+        });
+        assert_eq!(removed(&cleaning(), &status, 100_000), Some(4));
+        edit(&mut status, |m| {
+            m.learners.remove(&NodeId(4));
+            m.members.remove(&NodeId(4));
+        });
+        assert_eq!(removed(&cleaning(), &status, 100_000), Some(3));
+        edit(&mut status, |m| m.voters_outgoing = [LEADER].into());
+        assert_eq!(removed(&cleaning(), &status, 100_000), None, "joint");
+    }
+
+    // A new leader has heard of nobody: it must not take that for silence.
+    #[test]
+    fn server_never_heard_of_is_dead_only_after_the_threshold_of_watching() {
+        let mut status = voters(4, 100_000);
+        status.peers.remove(&NodeId(2));
+        let config = cleaning();
+        let mut memory = Stability::default();
+        memory.observe(Millis(50_000), &config, &status, Some(LEADER));
+        assert!(!memory.is_dead(Millis(109_999), &config, NodeId(2)));
+        assert!(memory.is_dead(Millis(110_000), &config, NodeId(2)));
+        assert!(
+            !memory.is_dead(Millis(110_000), &config, NodeId(9)),
+            "unknown"
+        );
+    }
+
+    #[test]
+    fn server_that_is_sent_a_snapshot_may_be_silent_twice_as_long() {
+        let mut status = voters(4, 100_000);
+        silent(&mut status, 2, 0);
+        status
+            .peers
+            .entry(NodeId(2))
+            .or_default()
+            .snapshot_in_flight = true;
+        assert_eq!(removed(&cleaning(), &status, 119_999), None);
+        assert_eq!(removed(&cleaning(), &status, 120_000), Some(2));
+    }
+
+    #[test]
+    fn server_that_asks_for_lost_entries_lives() {
+        let mut status = voters(4, 100_000);
+        silent(&mut status, 2, 0);
+        let config = cleaning();
+        let ask = RepairAsk {
+            first: LogIndex(5),
+            last: LogIndex(9),
+            anchor: (LogIndex(10), Term(1)),
         };
-        assert_eq!(
-            config.validate().expect_err("no floor").to_string(),
-            "min_quorum must be set when cleanup_dead_servers is set and it should at least be 3; cleanup_dead_servers: true, min_quorum: 0x0"
-        );
-        config.min_quorum = 3;
-        assert_eq!(config.validate(), Ok(()));
-        config.dead_server_last_contact_threshold = GoDuration::from_seconds(30);
-        assert_eq!(
-            config.validate().expect_err("too short").to_string(),
-            "dead_server_last_contact_threshold should not be set to less than 1m; received: 30"
-        );
+        let mut memory = Stability::default();
+        memory.note_repair(Millis(59_000), NodeId(2), ask);
+        memory.observe(Millis(60_000), &config, &status, Some(LEADER));
+        assert_eq!(memory.repairing()[&NodeId(2)].ask, ask);
+        assert!(!memory.is_dead(Millis(60_000), &config, NodeId(2)));
+        memory.observe(Millis(64_000), &config, &status, Some(LEADER));
+        assert!(memory.repairing().is_empty(), "asks no more");
+        assert!(memory.is_dead(Millis(120_000), &config, NodeId(2)));
+    }
+
+    #[test]
+    fn new_life_of_a_dead_servers_directory_is_watched_anew() {
+        let mut status = voters(4, 100_000);
+        silent(&mut status, 2, 0);
+        let config = cleaning();
+        let mut memory = Stability::default();
+        memory.observe(Millis(0), &config, &status, Some(LEADER));
+        edit(&mut status, |m| {
+            m.members.entry(NodeId(2)).or_default().incarnation = Incarnation(9);
+        });
+        status.peers.remove(&NodeId(2));
+        memory.observe(Millis(100_000), &config, &status, Some(LEADER));
+        assert!(!memory.is_dead(Millis(100_000), &config, NodeId(2)));
     }
 }

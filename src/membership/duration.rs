@@ -106,6 +106,11 @@ fn leading_span<'a>(rest: &'a str, text: &str) -> Result<(u64, &'a str), Duratio
     if whole.is_empty() && fraction.is_empty() {
         return Err(invalid());
     }
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().map_err(|_| invalid())?
+    };
     let unit_end = after_number
         .find(|c: char| c == '.' || c.is_ascii_digit())
         .unwrap_or(after_number.len());
@@ -124,11 +129,6 @@ fn leading_span<'a>(rest: &'a str, text: &str) -> Result<(u64, &'a str), Duratio
                 text: text.to_owned(),
             });
         }
-    };
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().map_err(|_| invalid())?
     };
     whole
         .checked_mul(unit)
@@ -250,6 +250,10 @@ mod tests {
             ("-", "time: invalid duration \"-\""),
             (".s", "time: invalid duration \".s\""),
             ("10", "time: missing unit in duration \"10\""),
+            (
+                "99999999999999999999",
+                "time: invalid duration \"99999999999999999999\"",
+            ),
             ("10x", "time: unknown unit \"x\" in duration \"10x\""),
             ("1s 2s", "time: unknown unit \"s \" in duration \"1s 2s\""),
             (

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::membership::{AutopilotConfig, ClusterHealth, Forecast};
 use crate::physical::{
-    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership, Physical,
-    PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo, TRANSACTION_BYTES_MAX,
-    VALUE_BYTES_MAX,
+    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership,
+    MemberWish, Physical, PhysicalError, RaftStatus, Reader, RepairStatus, RestoreEntries,
+    ServerInfo, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::store::View;
 use crate::types::{Command, Operation, Outcome, Transaction};
@@ -100,7 +101,13 @@ impl Inner {
             let member = status.membership.members.get(id);
             member.map_or_else(|| format!("{id}"), |member| member.name.clone())
         };
+        let repair = self.repair.newest().map(|progress| RepairStatus {
+            lost: progress.lost,
+            missing: progress.missing,
+            fetched: progress.fetched,
+        });
         RaftStatus {
+            repair,
             commit_index: status.commit_index.0,
             applied_index: self.board.applied().0,
             term: status.term.0,
@@ -246,8 +253,50 @@ impl Backend for RaftNode {
         Box::pin(async move { self.inner.remove(&node_id).await })
     }
 
+    fn change_vote(
+        &self,
+        node_id: String,
+        votes: bool,
+    ) -> BoxFuture<'_, Result<(), PhysicalError>> {
+        Box::pin(async move {
+            match votes {
+                true => self.inner.promote(&node_id).await,
+                false => self.inner.demote(&node_id).await,
+            }
+        })
+    }
+
+    fn forecast(&self, node_id: &str, wish: MemberWish) -> Result<Forecast, PhysicalError> {
+        self.inner.forecast(node_id, wish)
+    }
+
     fn step_down(&self) -> BoxFuture<'_, Result<(), PhysicalError>> {
-        Box::pin(self.inner.step_down())
+        Box::pin(self.inner.hand_over_to(None))
+    }
+
+    fn hand_over(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>> {
+        Box::pin(async move { self.inner.hand_over_to_named(&node_id).await })
+    }
+
+    fn committed_servers(&self) -> BoxFuture<'_, Result<(u64, Vec<ServerInfo>), PhysicalError>> {
+        Box::pin(async {
+            let view = self.inner.confirmed_view().await?;
+            let (status, _) = self.inner.status.newest();
+            let servers = servers_of(view.membership(), status.leader);
+            Ok((view.membership_index().0, servers))
+        })
+    }
+
+    fn autopilot(&self) -> AutopilotConfig {
+        self.inner.autopilot()
+    }
+
+    fn set_autopilot(&self, config: AutopilotConfig) {
+        self.inner.set_autopilot(config);
+    }
+
+    fn cluster_health(&self) -> Result<ClusterHealth, PhysicalError> {
+        self.inner.cluster_health()
     }
 
     fn archive_source(&self) -> BoxFuture<'_, Result<ArchiveSource, PhysicalError>> {

@@ -24,7 +24,7 @@ use super::board::Board;
 use super::clock::Clock;
 use super::directory::{LOCK_NAME, SNAPSHOT_FOLDER, WAL_FOLDER};
 use super::error::NodeError;
-use super::event::{Event, EventSender};
+use super::event::EventSender;
 use super::failure::Failure;
 use super::identity::DirectoryIdentity;
 use super::lifecycle::{Lifecycle, refused};
@@ -262,20 +262,6 @@ impl RaftNode {
             .dial_forward(leader)
             .await
             .map_err(|error| unavailable(chain(&error)))
-    }
-
-    /// Uses another promotion policy from now on.
-    pub fn set_autopilot(&self, config: AutopilotConfig) {
-        let mut current = self
-            .inner
-            .autopilot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *current = config.clone();
-        drop(current);
-        if let Some(running) = &*self.inner.running.load() {
-            running.events.send(Event::Autopilot(config));
-        }
     }
 
     /// Where peers are accepted, while running with a network.

@@ -2,7 +2,7 @@
 //! unseal and seal. Consensus runs only between start and stop; in between the
 //! store stays readable.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -424,11 +424,7 @@ impl Inner {
             ),
             thresholds: self.options.snapshot,
             checkpoint_interval: self.options.checkpoint_interval.max(1),
-            autopilot: self
-                .autopilot
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            autopilot: self.autopilot(),
             board: Arc::clone(&self.board),
             snapshots: Arc::clone(&self.snapshots),
             failure: Arc::clone(&self.failure),

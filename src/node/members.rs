@@ -1,15 +1,21 @@
-//! Who may join, who leaves, who leads next: the checks made on the leader
-//! before the core is asked, as pure functions where they can be.
+//! Who may join, who leaves, who votes, who leads next: the checks made on the
+//! leader before the core is asked, as pure functions where they can be.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::physical::{JoinRequest, PhysicalError};
+use crate::membership::autopilot::is_here;
+use crate::membership::forecast::forecast;
+use crate::membership::picture::picture;
+use crate::membership::{AutopilotConfig, ClusterHealth, Forecast};
+use crate::peer::check_beside;
+use crate::physical::{JoinRequest, MemberWish, PhysicalError};
 use crate::raft::Status;
 use crate::types::{Incarnation, Member, MembershipChange, Millis, NodeId};
 
-use super::event::{EventSender, refusal};
+use super::event::{Event, EventSender, refusal};
 use super::handle::Inner;
 use super::identity::node_number;
 
@@ -27,23 +33,116 @@ impl Inner {
     pub(super) async fn remove(&self, node_id: &str) -> Result<(), PhysicalError> {
         let events = self.leading()?;
         let (status, _) = self.status.newest();
-        let named = |(id, member): (&NodeId, &Member)| (member.name == node_id).then_some(*id);
-        let Some(id) = status.membership.members.iter().find_map(named) else {
+        let Ok(id) = member_named(&status, node_id) else {
             return Ok(());
         };
         if id == self.identity.id {
-            self.step_down().await?;
+            self.hand_over_to(None).await?;
             return Err(PhysicalError::NotLeader);
         }
         change_membership(&events, MembershipChange::Remove(id)).await
     }
 
-    /// Hands leadership to the best voter; returns when this node no longer
-    /// leads.
-    pub(super) async fn step_down(&self) -> Result<(), PhysicalError> {
+    /// Gives a member a vote. One that still catches up is waited for; one
+    /// that does not answer would only make the quorum harder to reach.
+    pub(super) async fn promote(&self, node_id: &str) -> Result<(), PhysicalError> {
+        let deadline = Instant::now() + CHANGE_WAIT;
+        loop {
+            let events = self.leading()?;
+            let (status, now) = self.status.newest();
+            let id = member_named(&status, node_id)?;
+            if status.membership.is_voter(id) || is_caught_up(&status, now, id) {
+                return change_membership(&events, MembershipChange::Promote(id)).await;
+            }
+            if deadline < Instant::now() {
+                return Err(PhysicalError::Unavailable {
+                    reason: format!(
+                        "server {node_id} does not answer or has not caught up: \
+                         promote it when it has"
+                    ),
+                });
+            }
+            tokio::time::sleep(CHANGE_PAUSE).await;
+        }
+    }
+
+    /// Takes a member's vote; the leader hands over first, and whoever leads
+    /// then is to be asked again: `NotLeader`.
+    pub(super) async fn demote(&self, node_id: &str) -> Result<(), PhysicalError> {
+        let events = self.leading()?;
+        let (status, _) = self.status.newest();
+        let id = member_named(&status, node_id)?;
+        if id == self.identity.id {
+            self.hand_over_to(None).await?;
+            return Err(PhysicalError::NotLeader);
+        }
+        change_membership(&events, MembershipChange::Demote(id)).await
+    }
+
+    /// What fulfilling a wish about a member would do to the quorum.
+    pub(super) fn forecast(
+        &self,
+        node_id: &str,
+        wish: MemberWish,
+    ) -> Result<Forecast, PhysicalError> {
+        self.leading()?;
+        let (status, now) = self.status.newest();
+        let id = member_named(&status, node_id)?;
+        let change = match wish {
+            MemberWish::Remove => MembershipChange::Remove(id),
+            MemberWish::Promote => MembershipChange::Promote(id),
+            MemberWish::Demote => MembershipChange::Demote(id),
+        };
+        Ok(forecast(now, self.identity.id, &status, &change))
+    }
+
+    /// How the members are doing, on the leader.
+    pub(super) fn cluster_health(&self) -> Result<ClusterHealth, PhysicalError> {
+        self.leading()?;
+        let (status, now) = self.status.newest();
+        let memory = self.status.members();
+        let config = self.autopilot();
+        Ok(picture(now, &config, self.identity.id, &status, &memory))
+    }
+
+    /// The membership policy in force.
+    pub(super) fn autopilot(&self) -> AutopilotConfig {
+        self.autopilot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Uses another membership policy from now on.
+    pub(super) fn set_autopilot(&self, config: AutopilotConfig) {
+        let mut current = self
+            .autopilot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = config.clone();
+        drop(current);
+        if let Some(running) = &*self.running.load() {
+            running.events.send(Event::Autopilot(config));
+        }
+    }
+
+    /// Hands leadership to a voter by name; the leader itself has it.
+    pub(super) async fn hand_over_to_named(&self, node_id: &str) -> Result<(), PhysicalError> {
+        self.leading()?;
+        let (status, _) = self.status.newest();
+        let id = member_named(&status, node_id)?;
+        if id == self.identity.id {
+            return Ok(());
+        }
+        self.hand_over_to(Some(id)).await
+    }
+
+    /// Hands leadership to this voter, or to the best; returns when this node
+    /// no longer leads.
+    pub(super) async fn hand_over_to(&self, target: Option<NodeId>) -> Result<(), PhysicalError> {
         let events = self.leading()?;
         let mut leadership = self.leadership.subscribe();
-        let target = match events.transfer(None)?.await {
+        let target = match events.transfer(target)?.await {
             Ok(Ok(target)) => target,
             Ok(Err(rejection)) => return Err(refusal(rejection)),
             Err(_) => return Err(PhysicalError::NotRunning),
@@ -60,6 +159,23 @@ impl Inner {
     }
 }
 
+/// The member of this name.
+fn member_named(status: &Status, node_id: &str) -> Result<NodeId, PhysicalError> {
+    let named = |(id, member): (&NodeId, &Member)| (member.name == node_id).then_some(*id);
+    let found = status.membership.members.iter().find_map(named);
+    found.ok_or_else(|| PhysicalError::UnknownServer {
+        node_id: node_id.to_owned(),
+    })
+}
+
+/// Whether a learner answers and lacks next to nothing.
+fn is_caught_up(status: &Status, now: Millis, id: NodeId) -> bool {
+    status.peers.get(&id).is_some_and(|peer| {
+        let lag = status.last_index.0.saturating_sub(peer.match_index.0);
+        is_here(now, peer) && !peer.snapshot_in_flight && lag <= LAG_MAX
+    })
+}
+
 /// What admitting `joiner` amounts to, on the leader.
 ///
 /// # Errors
@@ -74,6 +190,11 @@ fn admission(
     let id = node_number(&joiner.node_id);
     let incarnation = Incarnation(joiner.incarnation);
     let members = &status.membership.members;
+    let others = members.iter().filter(|(other, _)| **other != id);
+    let others = others.map(|(_, member)| member.address.as_str());
+    if let Err(error) = check_beside(&joiner.cluster_address, others) {
+        return refused(error.to_string());
+    }
     if let Some((_, other)) = members
         .iter()
         .find(|(other, member)| **other != id && member.address == joiner.cluster_address)
@@ -144,6 +265,8 @@ async fn change_membership(
     }
 }
 
+/// Entries that a server may lack when it is given a vote.
+const LAG_MAX: u64 = 1000;
 /// A member heard of within this time is live.
 const LIVE_WITHIN: Millis = Millis(5000);
 /// For the next leader to take over.
@@ -229,6 +352,14 @@ mod tests {
     fn same_directory_at_another_address_moves() {
         let change = admit(1000, &joiner("n2", "c:1", 2)).unwrap();
         assert!(matches!(change, MembershipChange::SetAddress { address, .. } if address == "c:1"));
+    }
+
+    #[test]
+    fn address_that_members_cannot_dial_is_refused() {
+        for address in ["127.0.0.1:1", "localhost:1", "0.0.0.0:1", "nonsense"] {
+            let error = admit(60_000, &joiner("n3", address, 3)).unwrap_err();
+            assert!(error.to_string().contains(address), "{error}");
+        }
     }
 
     #[test]

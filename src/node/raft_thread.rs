@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::membership::autopilot::{self, AutopilotConfig, Stability};
-use crate::peer::MembershipProof;
+use crate::peer::{MembershipProof, check_beside};
 use crate::physical::{Leadership, PhysicalError};
 use crate::raft::{Input, Role, Status};
 use crate::sync::queue::{Nothing, Receiver};
-use crate::types::{LogIndex, MembershipChange, Millis, NodeId, RepairMessage};
+use crate::types::{LogIndex, MembershipChange, Millis, NodeId, RepairAsk, RepairMessage};
 
 use super::belonging::Belonging;
 use super::clock::Clock;
@@ -46,6 +46,8 @@ pub(super) struct Policy {
 pub(super) struct Progress {
     /// Reads of this batch.
     collecting: Vec<ReadReply>,
+    /// Who asked for lost entries since the last look at the members.
+    asked: Vec<(NodeId, RepairAsk)>,
     /// Last position the core was told of.
     applied: LogIndex,
     next_prune: Millis,
@@ -186,10 +188,11 @@ impl RaftThread {
     }
 
     /// Gives a peer that lost entries what this node holds of them (D-030).
-    fn help(&self, peer: NodeId, message: RepairMessage) {
+    fn help(&mut self, peer: NodeId, message: RepairMessage) {
         let peers = &self.ports.peers;
         match message {
             RepairMessage::Ask(ask) => {
+                self.progress.asked.push((peer, ask));
                 let settled = repair::settled(&self.driver.status());
                 let newest = self.ports.snapshots.newest_first();
                 let snapshot_index = newest.first().map_or(LogIndex(0), |info| info.meta.index);
@@ -251,14 +254,30 @@ impl RaftThread {
         self.progress.published = now;
     }
 
-    /// Promotes who has earned it, and records addresses that moved.
+    /// Promotes who has earned it, records addresses that moved, removes who is
+    /// dead.
     fn look_after_members(&mut self, now: Millis) {
-        self.policy.next_look = Millis(now.0 + LOOK_INTERVAL.0);
+        let Policy {
+            config,
+            memory,
+            next_look,
+        } = &mut self.policy;
+        *next_look = Millis(now.0 + LOOK_INTERVAL.0);
+        for (from, ask) in self.progress.asked.drain(..) {
+            memory.note_repair(now, from, ask);
+        }
         let status = self.driver.status();
-        let mut changes =
-            autopilot::promotions(now, &self.policy.config, &status, &mut self.policy.memory);
+        let mut changes = autopilot::promotions(now, config, &status, memory);
+        self.status.publish_members(memory);
+        let removal = autopilot::removal(now, config, &status, memory);
         if changes.is_empty() && leads(&status) && !status.membership.is_joint() {
             changes = self.moved_addresses(&status);
+        }
+        if changes.is_empty() {
+            if let Some(change) = &removal {
+                tracing::warn!(?change, "autopilot removes a dead server");
+            }
+            changes.extend(removal);
         }
         if changes.is_empty() {
             return;
@@ -275,7 +294,10 @@ impl RaftThread {
             .iter()
             .filter_map(|(id, member)| {
                 let address = self.ports.peers.cluster_address(*id)?;
-                (address != member.address)
+                let others = status.membership.members.iter();
+                let others = others.filter(|(other, _)| *other != id);
+                let others = others.map(|(_, member)| member.address.as_str());
+                (address != member.address && check_beside(&address, others).is_ok())
                     .then_some(MembershipChange::SetAddress { id: *id, address })
             })
             .take(1)

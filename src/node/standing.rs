@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::membership::autopilot::Stability;
 use crate::physical::{Leadership, PeerInfo, ServerInfo};
 use crate::raft::{Role, Status};
 use crate::sync::ArcSwap;
@@ -42,6 +43,8 @@ impl Standing {
 pub(super) struct StatusBoard {
     newest: ArcSwap<Status>,
     at: AtomicU64,
+    /// What the policy remembers of the members; empty unless this node leads.
+    members: ArcSwap<Stability>,
 }
 
 impl StatusBoard {
@@ -49,6 +52,7 @@ impl StatusBoard {
         Self {
             newest: ArcSwap::from_pointee(Status::default()),
             at: AtomicU64::new(0),
+            members: ArcSwap::from_pointee(Stability::default()),
         }
     }
 
@@ -65,6 +69,17 @@ impl StatusBoard {
         status.ready = false;
         status.peers.clear();
         self.newest.store(Arc::new(status));
+        self.members.store(Arc::default());
+    }
+
+    /// After a look at the members.
+    pub fn publish_members(&self, memory: &Stability) {
+        self.members.store(Arc::new(memory.clone()));
+    }
+
+    /// What the last look came to.
+    pub fn members(&self) -> Arc<Stability> {
+        self.members.load_full()
     }
 
     /// The newest status and when it was published.

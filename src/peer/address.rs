@@ -17,6 +17,17 @@ pub enum AddressError {
     /// Not `host:port`.
     #[error("cluster address {0:?} is not host:port")]
     Malformed(String),
+    /// Loopback, beside a member on a network.
+    #[error(
+        "cluster address {address} can only be dialled on its own machine, and a member is at \
+         {other}: set cluster_addr to an address that the other members reach"
+    )]
+    Loopback {
+        /// The address.
+        address: String,
+        /// A member's that is no loopback address.
+        other: String,
+    },
 }
 
 /// Checks an address that a node is about to advertise, `host:port`. Returns
@@ -38,6 +49,27 @@ pub fn check_advertised(address: &str) -> Result<bool, AddressError> {
         Ok(ip) if ip.is_unspecified() => Err(AddressError::Unspecified(address.to_owned())),
         Ok(ip) => Ok(ip.is_loopback()),
         Err(_) => Ok(host.eq_ignore_ascii_case("localhost")),
+    }
+}
+
+/// Checks an address that a node advertises to members at these addresses:
+/// loopback will do only where all are on loopback.
+///
+/// # Errors
+/// See [`AddressError`].
+pub fn check_beside<'a>(
+    address: &str,
+    mut others: impl Iterator<Item = &'a str>,
+) -> Result<(), AddressError> {
+    if !check_advertised(address)? {
+        return Ok(());
+    }
+    match others.find(|other| check_advertised(other) == Ok(false)) {
+        None => Ok(()),
+        Some(other) => Err(AddressError::Loopback {
+            address: address.to_owned(),
+            other: other.to_owned(),
+        }),
     }
 }
 
@@ -112,6 +144,24 @@ impl AddressBook {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_address_is_for_a_cluster_on_loopback() {
+        let check = |address: &str, others: &[&str]| {
+            check_beside(address, others.iter().copied()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("127.0.0.1:8201", &["127.0.0.1:8211"]), Ok(()));
+        assert_eq!(check("127.0.0.1:8201", &[]), Ok(()));
+        assert_eq!(check("10.0.0.2:8201", &["127.0.0.1:8201"]), Ok(()));
+        for address in ["127.0.0.1:8201", "localhost:8201", "[::1]:8201"] {
+            let refused = check(address, &["127.0.0.1:1", "10.0.0.1:8201"]).unwrap_err();
+            assert!(
+                refused.contains("a member is at 10.0.0.1:8201"),
+                "{refused}"
+            );
+        }
+        assert!(check("0.0.0.0:8201", &[]).is_err());
+    }
 
     #[test]
     fn advertised_addresses_are_checked() {

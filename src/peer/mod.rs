@@ -31,7 +31,7 @@ pub mod tls;
 mod transport;
 mod witness;
 
-pub use address::{AddressError, check_advertised};
+pub use address::{AddressError, check_advertised, check_beside};
 pub use dial::{DialError, PeerStream, Refuser};
 pub use hello::{DurableEnd, Goodbye, GreetingError, Hello, MembershipProof, Run};
 pub use snapshot::{

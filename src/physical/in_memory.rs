@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::{
-    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership, PeerInfo,
-    Physical, PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo, VALUE_BYTES_MAX,
+    ArchiveSource, Backend, BoxFuture, JoinGrant, JoinRequest, KEY_BYTES_MAX, Leadership,
+    MemberWish, PeerInfo, Physical, PhysicalError, RaftStatus, Reader, RestoreEntries, ServerInfo,
+    VALUE_BYTES_MAX,
 };
+use crate::membership::{AutopilotConfig, ClusterHealth, Forecast, Quorum, ServerHealth};
 use crate::types::{Operation, Outcome, Pair, StoredValue, Transaction};
 
 /// One node of a cluster in memory.
@@ -30,6 +32,7 @@ struct NodeState {
     member: bool,
     running: bool,
     tls_keyring: Vec<u8>,
+    autopilot: AutopilotConfig,
 }
 
 #[derive(Default)]
@@ -286,6 +289,7 @@ impl Backend for InMemory {
             applied_index: view.index,
             term: 1,
             peers: BTreeMap::new(),
+            repair: None,
         }
     }
 
@@ -317,8 +321,96 @@ impl Backend for InMemory {
         })
     }
 
+    fn change_vote(
+        &self,
+        node_id: String,
+        votes: bool,
+    ) -> BoxFuture<'_, Result<(), PhysicalError>> {
+        Box::pin(async move {
+            self.refuse_unless_leader()?;
+            let cluster = self.cluster();
+            let mut state = lock(&cluster.state);
+            match state.servers.get_mut(&node_id) {
+                None => Err(PhysicalError::UnknownServer { node_id }),
+                Some(server) => {
+                    (server.voter, server.non_voter) = (votes, !votes);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    // Everybody in memory is in contact.
+    fn forecast(&self, node_id: &str, wish: MemberWish) -> Result<Forecast, PhysicalError> {
+        self.refuse_unless_leader()?;
+        let cluster = self.cluster();
+        let state = lock(&cluster.state);
+        let unknown = || PhysicalError::UnknownServer {
+            node_id: node_id.to_owned(),
+        };
+        let server = state.servers.get(node_id).ok_or_else(unknown)?;
+        let voters = state.servers.values().filter(|s| s.voter).count();
+        let after = match (wish, server.voter) {
+            (MemberWish::Promote, false) => voters + 1,
+            (MemberWish::Remove | MemberWish::Demote, true) => voters - 1,
+            _ => voters,
+        };
+        let quorum = |voters| Quorum {
+            voters,
+            voters_in_contact: voters,
+        };
+        Ok(Forecast {
+            before: quorum(voters),
+            after: quorum(after),
+        })
+    }
+
     fn step_down(&self) -> BoxFuture<'_, Result<(), PhysicalError>> {
         Box::pin(async { self.refuse_unless_leader() })
+    }
+
+    fn hand_over(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>> {
+        Box::pin(async move {
+            self.refuse_unless_leader()?;
+            if lock(&self.cluster().state).servers.contains_key(&node_id) {
+                Ok(())
+            } else {
+                Err(PhysicalError::UnknownServer { node_id })
+            }
+        })
+    }
+
+    fn committed_servers(&self) -> BoxFuture<'_, Result<(u64, Vec<ServerInfo>), PhysicalError>> {
+        Box::pin(async { Ok(self.servers()) })
+    }
+
+    fn autopilot(&self) -> AutopilotConfig {
+        lock(&self.node).autopilot.clone()
+    }
+
+    fn set_autopilot(&self, config: AutopilotConfig) {
+        lock(&self.node).autopilot = config;
+    }
+
+    fn cluster_health(&self) -> Result<ClusterHealth, PhysicalError> {
+        self.refuse_unless_leader()?;
+        let (_, servers) = self.servers();
+        let voters = servers.iter().filter(|server| server.voter).count();
+        let health = |server: ServerInfo| ServerHealth {
+            node_id: server.node_id,
+            address: server.address,
+            healthy: true,
+            is_leader: server.leader,
+            is_voter: server.voter,
+            is_permanent_non_voter: server.non_voter,
+            ..ServerHealth::default()
+        };
+        Ok(ClusterHealth {
+            healthy: true,
+            failure_tolerance: voters.saturating_sub(voters / 2 + 1),
+            leader: self.node_id.clone(),
+            servers: servers.into_iter().map(health).collect(),
+        })
     }
 
     fn archive_source(&self) -> BoxFuture<'_, Result<ArchiveSource, PhysicalError>> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::membership::{AutopilotConfig, ClusterHealth, Forecast};
 use crate::types::{Outcome, Pair, StoredValue, Transaction};
 
 /// A boxed future, so that the traits stay object safe.
@@ -100,6 +101,23 @@ pub enum PhysicalError {
         /// Why.
         reason: String,
     },
+    /// A request about a server that is no member.
+    #[error("server {node_id} not found in raft configuration")]
+    UnknownServer {
+        /// The name given.
+        node_id: String,
+    },
+}
+
+/// What is to become of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberWish {
+    /// It goes.
+    Remove,
+    /// It votes.
+    Promote,
+    /// It does not vote, and is not promoted by policy.
+    Demote,
 }
 
 /// A consistent picture of all entries at one applied index.
@@ -246,6 +264,19 @@ pub struct RaftStatus {
     /// Per-peer details by `node_id`: (match index, milliseconds since last
     /// contact); leader only.
     pub peers: BTreeMap<String, (u64, Option<u64>)>,
+    /// A damaged log is being repaired from peers.
+    pub repair: Option<RepairStatus>,
+}
+
+/// How far the repair of a damaged log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairStatus {
+    /// Entries that were lost.
+    pub lost: u64,
+    /// Entries that are still missing.
+    pub missing: u64,
+    /// Entries taken from peers.
+    pub fetched: u64,
 }
 
 /// The raft node that `vault` steers.
@@ -313,12 +344,52 @@ pub trait Backend: Physical {
     /// `NotLeader`, `Unavailable`, `Refused`.
     fn remove(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>>;
 
+    /// Active node: gives a member a vote, or takes it; returns when committed.
+    /// What is so already is fine. Demoting the leader hands leadership over
+    /// first; whoever leads then is to be asked again.
+    ///
+    /// # Errors
+    /// `NotLeader`, `Unavailable`, `Refused`, `UnknownServer`.
+    fn change_vote(&self, node_id: String, votes: bool)
+    -> BoxFuture<'_, Result<(), PhysicalError>>;
+
+    /// Active node: what fulfilling `wish` would do to the quorum.
+    ///
+    /// # Errors
+    /// `NotLeader`, `UnknownServer`.
+    fn forecast(&self, node_id: &str, wish: MemberWish) -> Result<Forecast, PhysicalError>;
+
     /// Active node: hands leadership to another voter; returns when done or
     /// when none can take it.
     ///
     /// # Errors
     /// `NotLeader`, `Refused`.
     fn step_down(&self) -> BoxFuture<'_, Result<(), PhysicalError>>;
+
+    /// Active node: hands leadership to this voter; the leader itself has it.
+    ///
+    /// # Errors
+    /// As [`Self::step_down`]; `UnknownServer`; `Unavailable` when it did not
+    /// take over in time.
+    fn hand_over(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>>;
+
+    /// The committed membership and its log index, confirmed as a read is.
+    ///
+    /// # Errors
+    /// As [`Physical::confirmed`].
+    fn committed_servers(&self) -> BoxFuture<'_, Result<(u64, Vec<ServerInfo>), PhysicalError>>;
+
+    /// The membership policy in force here.
+    fn autopilot(&self) -> AutopilotConfig;
+
+    /// Uses another membership policy from now on.
+    fn set_autopilot(&self, config: AutopilotConfig);
+
+    /// Active node: how the members are doing.
+    ///
+    /// # Errors
+    /// `NotLeader`, `NotRunning`.
+    fn cluster_health(&self) -> Result<ClusterHealth, PhysicalError>;
 
     /// A picture for an archive, confirmed as a read is.
     ///

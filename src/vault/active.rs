@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
+use super::storage::Session;
 use super::{Health, LeaderStatus, Vault, VaultError, lock};
 use crate::physical::{Leadership, PhysicalError};
+use crate::types::StoredValue;
 
 /// How often restores by others are looked for.
 const POLL: Duration = Duration::from_millis(500);
@@ -26,6 +28,8 @@ pub(super) struct ActiveState {
     removed: bool,
     // Sealed, but still replicating what it was sealed for.
     stop_due: bool,
+    // The stored membership policy that is in force here.
+    pub(super) autopilot: Option<StoredValue>,
 }
 
 /// Follows leadership and storage until the vault is gone.
@@ -61,10 +65,13 @@ impl Vault {
             self.backend.stop().await;
             return;
         }
-        if let Some(held) = self.unsealed.load_full()
-            && let Err(error) = self.fresh(held, self.backend.local().as_ref()).await
-        {
-            tracing::warn!(%error, "check of the keyring in storage");
+        let Some(held) = self.unsealed.load_full() else {
+            return;
+        };
+        let reader = self.backend.local();
+        match self.fresh(held, reader.as_ref()).await {
+            Ok(unsealed) => self.follow_autopilot(&Session { reader, unsealed }).await,
+            Err(error) => tracing::warn!(%error, "check of the keyring in storage"),
         }
     }
 
@@ -116,7 +123,7 @@ impl Vault {
         })
     }
 
-    fn active_since(&self) -> SystemTime {
+    pub(super) fn active_since(&self) -> SystemTime {
         let mut state = lock(&self.active_state);
         *state.active_since.get_or_insert_with(SystemTime::now)
     }

@@ -218,6 +218,10 @@ pub struct JoinBody {
     pub non_voter: bool,
     /// Discovery instead of an address.
     pub auto_join: String,
+    /// Scheme of what discovery finds; `https` when empty.
+    pub auto_join_scheme: String,
+    /// Port of what discovery finds; 8200 when 0.
+    pub auto_join_port: u16,
 }
 
 /// A member's API, as a joiner reaches it.
@@ -233,6 +237,53 @@ pub struct JoinTarget {
     pub leader_client_key: Zeroizing<String>,
     /// Name expected in the leader's certificate.
     pub leader_tls_servername: String,
+    /// Discovery instead of an address.
+    pub auto_join: Option<AutoJoinTarget>,
+}
+
+/// Members that discovery finds, anew in each round.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AutoJoinTarget {
+    /// What to ask whom, as go-discover writes it. May hold secrets.
+    pub text: String,
+    /// `http` or `https`.
+    pub scheme: String,
+    /// Port of their API.
+    pub port: u16,
+}
+
+impl AutoJoinTarget {
+    /// With the documented defaults for an empty scheme and port 0.
+    ///
+    /// # Errors
+    /// Another scheme, in a real server's words.
+    pub fn new(text: String, scheme: &str, port: u16) -> Result<Self, String> {
+        let scheme = match scheme {
+            "" | "https" => "https",
+            "http" => "http",
+            other => {
+                return Err(format!(
+                    "invalid scheme \"{other}\"; must either be http or https"
+                ));
+            }
+        };
+        Ok(Self {
+            text,
+            scheme: scheme.to_owned(),
+            port: if port == 0 { 8200 } else { port },
+        })
+    }
+
+    /// The API address of a host.
+    #[must_use]
+    pub fn url(&self, host: &str) -> String {
+        let Self { scheme, port, .. } = self;
+        if host.contains(':') {
+            format!("{scheme}://[{host}]:{port}")
+        } else {
+            format!("{scheme}://{host}:{port}")
+        }
+    }
 }
 
 impl std::fmt::Debug for JoinTarget {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::autopilot_paths::{AUTOPILOT, encode};
 use super::mounts::{MountEntry, Table};
 use super::seal_state::SealConfig;
 use super::storage::{
@@ -62,6 +63,7 @@ impl Vault {
         let info = json!({"name": name, "id": uuid()}).to_string();
         batch.put(CLUSTER_INFO, info.as_bytes());
         batch.put(INDEX_HEADER_KEY, uuid().as_bytes());
+        batch.put(AUTOPILOT, &encode(&self.autopilot_initial));
         let peer_keyring = Zeroizing::new((self.parts.generate_peer_keyring)());
         if peer_keyring.is_empty() {
             return Err(VaultError::Internal("generate peer TLS keyring".to_owned()));

@@ -20,9 +20,10 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::active::SERVING_WITHIN;
+use super::join_status::JoinFailure;
 use super::seal_state::{SHAMIR, SealConfig};
 use super::unseal::bad;
-use super::{JoinBody, JoinTarget, Vault, VaultError, lock, text_field};
+use super::{AutoJoinTarget, JoinBody, JoinTarget, Vault, VaultError, lock, text_field};
 use crate::barrier::{KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey, random_bytes};
 use crate::physical::{BoxFuture, JoinGrant, PeerInfo};
 
@@ -49,6 +50,12 @@ pub trait LeaderApi: Send + Sync {
         path: &'a str,
         body: Value,
     ) -> BoxFuture<'a, Result<Map<String, Value>, LeaderApiError>>;
+
+    /// Hosts that an `auto_join` text finds.
+    fn discover<'a>(
+        &'a self,
+        auto_join: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, LeaderApiError>>;
 }
 
 /// Why a leader's API gave nothing.
@@ -57,6 +64,8 @@ pub enum LeaderApiError {
     /// Name resolution, connection, TLS, time-out.
     #[error("{reason}")]
     Unreachable {
+        /// Which step failed.
+        kind: JoinFailure,
         /// What failed, and where.
         reason: String,
     },
@@ -102,19 +111,24 @@ impl Vault {
                     .to_owned(),
             ));
         }
-        if !body.auto_join.is_empty() {
-            return bad("auto_join is not supported yet: use leader_api_addr");
+        let target = match body.target() {
+            Ok(target) => target,
+            Err(reason) => return bad(reason),
+        };
+        if body.leader_client_cert.is_empty() != body.leader_client_key.is_empty() {
+            return bad("invalid certificate parameters");
         }
         if self.backend.is_member() {
-            return Ok(!body.retry);
+            return Ok(true);
         }
-        let targets = Arc::from([body.target()]);
+        let targets = vec![target];
         if body.retry {
-            let this = Arc::downgrade(self);
-            tokio::spawn(retry_join(this, targets, body.non_voter));
+            self.start_retry_join(targets, body.non_voter).await;
             return Ok(false);
         }
-        self.hold_challenge(targets, body.non_voter, false).await?;
+        lock(&self.join_trace).non_voter = body.non_voter;
+        self.hold_challenge(targets.into(), body.non_voter, false)
+            .await?;
         Ok(true)
     }
 
@@ -122,6 +136,10 @@ impl Vault {
     pub async fn start_retry_join(self: &Arc<Self>, targets: Vec<JoinTarget>, non_voter: bool) {
         if targets.is_empty() {
             return;
+        }
+        {
+            let mut trace = lock(&self.join_trace);
+            (trace.retrying, trace.non_voter) = (true, non_voter);
         }
         let this = Arc::downgrade(self);
         tokio::spawn(retry_join(this, targets.into(), non_voter));
@@ -153,27 +171,81 @@ impl Vault {
 
     // All at once; the first good answer wins, the others are dropped.
     async fn first_challenge(&self, targets: &[JoinTarget]) -> Result<Challenge, VaultError> {
-        let mut asked = JoinSet::new();
-        for target in targets {
-            if !self.is_self(target) {
-                let api = Arc::clone(&self.parts.leader_api);
-                asked.spawn(challenge(api, target.clone(), self.backend.node_id()));
-            }
-        }
-        let mut reasons = Vec::new();
-        while let Some(outcome) = asked.join_next().await {
-            match outcome {
-                Ok(Ok(challenge)) => return Ok(challenge),
-                Ok(Err(reason)) => reasons.push(reason),
-                Err(error) => reasons.push(error.to_string()),
-            }
-        }
+        lock(&self.join_trace).begin_search();
+        let found = self.ask_all(targets).await;
+        lock(&self.join_trace).end_search();
+        let mut reasons = match found {
+            Ok(challenge) => return Ok(challenge),
+            Err(reasons) => reasons,
+        };
         if reasons.is_empty() {
             reasons.push("no address but this node's own".to_owned());
         }
         let error = format!("{NO_CHALLENGE}: {}", reasons.join("; "));
         tracing::warn!("{error}");
         Err(VaultError::Internal(error))
+    }
+
+    async fn ask_all(&self, targets: &[JoinTarget]) -> Result<Challenge, Vec<String>> {
+        let mut asked = JoinSet::new();
+        let mut reasons = Vec::new();
+        for target in self.found(targets, &mut reasons).await {
+            if !self.is_self(&target) {
+                let api = Arc::clone(&self.parts.leader_api);
+                let node_id = self.backend.node_id();
+                asked.spawn(async move {
+                    let address = target.leader_api_addr.clone();
+                    (address, challenge(api, target, node_id).await)
+                });
+            }
+        }
+        while let Some(outcome) = asked.join_next().await {
+            match outcome {
+                Ok((address, Ok(challenge))) => {
+                    lock(&self.join_trace).note(&address, None);
+                    return Ok(challenge);
+                }
+                Ok((address, Err((kind, reason)))) => {
+                    let failure = Some((kind, reason.clone()));
+                    lock(&self.join_trace).note(&address, failure);
+                    reasons.push(match address.is_empty() {
+                        true => reason,
+                        false => format!("{address}: {reason}"),
+                    });
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(reasons)
+    }
+
+    // Targets with an address: discovery is asked anew in each round.
+    async fn found(&self, targets: &[JoinTarget], reasons: &mut Vec<String>) -> Vec<JoinTarget> {
+        let mut found = Vec::new();
+        for target in targets {
+            let Some(auto_join) = &target.auto_join else {
+                found.push(target.clone());
+                continue;
+            };
+            let hosts = if target.leader_api_addr.is_empty() {
+                self.parts.leader_api.discover(&auto_join.text).await
+            } else {
+                Err(LeaderApiError::Unreachable {
+                    kind: JoinFailure::Target,
+                    reason: "cannot provide both leader address and auto-join metadata".to_owned(),
+                })
+            };
+            let failure = hosts.as_ref().err();
+            let failure = failure.map(|error| (JoinFailure::of(error), error.to_string()));
+            reasons.extend(failure.iter().map(|(_, reason)| reason.clone()));
+            lock(&self.join_trace).note("auto_join", failure);
+            found.extend(hosts.unwrap_or_default().iter().map(|host| JoinTarget {
+                leader_api_addr: auto_join.url(host),
+                auto_join: None,
+                ..target.clone()
+            }));
+        }
+        found
     }
 
     fn is_self(&self, target: &JoinTarget) -> bool {
@@ -265,8 +337,16 @@ impl Vault {
             "server_id": self.backend.node_id(),
         });
         let reply = self.parts.leader_api.put(&held.from, ANSWER_PATH, body);
-        let reply = reply.await.map_err(|error| error.to_string())?;
-        grant(unseal_key, &reply).ok_or_else(|| "unexpected reply to the answer".to_owned())
+        let granted = match reply.await {
+            Ok(reply) => grant(unseal_key, &reply).ok_or_else(|| {
+                let text = "unexpected reply to the answer".to_owned();
+                (JoinFailure::Protocol, text)
+            }),
+            Err(error) => Err((JoinFailure::of(&error), error.to_string())),
+        };
+        let failure = granted.as_ref().err().cloned();
+        lock(&self.join_trace).note(&held.from.leader_api_addr, failure);
+        granted.map_err(|(_, reason)| reason)
     }
 
     // Not sealed or shut down meanwhile.
@@ -288,14 +368,17 @@ impl Vault {
 }
 
 impl JoinBody {
-    fn target(&self) -> JoinTarget {
-        JoinTarget {
+    fn target(&self) -> Result<JoinTarget, String> {
+        let (scheme, port) = (self.auto_join_scheme.as_str(), self.auto_join_port);
+        let auto_join = AutoJoinTarget::new(self.auto_join.clone(), scheme, port)?;
+        Ok(JoinTarget {
+            auto_join: Some(auto_join).filter(|auto_join| !auto_join.text.is_empty()),
             leader_api_addr: self.leader_api_addr.clone(),
             leader_ca_cert: self.leader_ca_cert.clone(),
             leader_client_cert: self.leader_client_cert.clone(),
             leader_client_key: self.leader_client_key.clone(),
             leader_tls_servername: self.leader_tls_servername.clone(),
-        }
+        })
     }
 }
 
@@ -305,6 +388,7 @@ async fn retry_join(vault: Weak<Vault>, targets: Arc<[JoinTarget]>, non_voter: b
         {
             let Some(vault) = vault.upgrade() else { return };
             if vault.backend.is_member() || vault.is_removed() {
+                lock(&vault.join_trace).retrying = false;
                 return;
             }
             let held = {
@@ -329,29 +413,34 @@ async fn challenge(
     api: Arc<dyn LeaderApi>,
     target: JoinTarget,
     server_id: String,
-) -> Result<Challenge, String> {
-    let address = target.leader_api_addr.clone();
-    if address.is_empty() {
-        return Err("must provide leader address or auto-join metadata".to_owned());
+) -> Result<Challenge, (JoinFailure, String)> {
+    let failed = |kind: JoinFailure, reason: &str| (kind, reason.to_owned());
+    if target.leader_api_addr.is_empty() {
+        let reason = "must provide leader address or auto-join metadata";
+        return Err(failed(JoinFailure::Target, reason));
     }
-    let named = |reason: String| format!("{address}: {reason}");
     let body = json!({"server_id": server_id});
     let reply = api.put(&target, CHALLENGE_PATH, body).await;
-    let reply = reply.map_err(|error| named(error.to_string()))?;
+    let reply = reply.map_err(|error| (JoinFailure::of(&error), error.to_string()))?;
     let config = reply.get("seal_config").cloned().unwrap_or(Value::Null);
     let config: Option<SealConfig> = serde_json::from_value(config).ok();
     let sealed = BASE64.decode(text_field(&reply, "challenge")).ok();
     let (Some(seal_config), Some(sealed)) = (config, sealed) else {
-        return Err(named("unexpected reply to the challenge".to_owned()));
+        let reason = "unexpected reply to the challenge";
+        return Err(failed(JoinFailure::Protocol, reason));
     };
     if seal_config.kind != SHAMIR {
-        return Err(named(format!(
+        let reason = format!(
             "mismatching seal types between raft leader ({}) and follower ({SHAMIR})",
             seal_config.kind
-        )));
+        );
+        return Err((JoinFailure::WrongSeal, reason));
     }
     if !seal_config.is_sound() {
-        return Err(named("unusable seal configuration".to_owned()));
+        return Err(failed(
+            JoinFailure::WrongSeal,
+            "unusable seal configuration",
+        ));
     }
     Ok(Challenge {
         from: target,

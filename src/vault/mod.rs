@@ -19,10 +19,14 @@
 
 mod active;
 mod api;
+mod autopilot_paths;
+mod fields;
 mod init;
 mod join;
 mod join_leader;
+mod join_status;
 mod kv1;
+mod member_paths;
 mod mount_paths;
 mod mounts;
 mod raft_paths;
@@ -41,14 +45,16 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 
 use crate::barrier;
-use crate::membership::ChallengeKey;
 use crate::membership::timestamp::Timestamp;
+use crate::membership::{AutopilotConfig, ChallengeKey};
 use crate::physical::Backend;
 use active::ActiveState;
+use join_status::JoinTrace;
 use seal_state::{SealState, Unsealed};
 
 pub use api::*;
 pub use join::{LeaderApi, LeaderApiError};
+pub use join_status::JoinFailure;
 pub use snapshots::SnapshotSource;
 
 /// The OpenBao version whose API is answered: clients gate features on it.
@@ -89,6 +95,9 @@ pub struct Vault {
     unsealed: ArcSwapOption<Unsealed>,
     active_state: Mutex<ActiveState>,
     challenge_key: ChallengeKey,
+    join_trace: Mutex<JoinTrace>,
+    // The configuration file's policy, until storage holds one.
+    autopilot_initial: AutopilotConfig,
 }
 
 impl Vault {
@@ -100,7 +109,9 @@ impl Vault {
         options: VaultOptions,
         parts: VaultParts,
     ) -> Arc<Self> {
+        let autopilot_initial = backend.autopilot();
         let vault = Arc::new_cyclic(|this| Self {
+            autopilot_initial,
             backend,
             options: options.completed(),
             parts,
@@ -110,6 +121,7 @@ impl Vault {
             unsealed: ArcSwapOption::empty(),
             active_state: Mutex::default(),
             challenge_key: ChallengeKey::new(*barrier::random_bytes()),
+            join_trace: Mutex::default(),
         });
         tokio::spawn(active::watch(
             Arc::downgrade(&vault),

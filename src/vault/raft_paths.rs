@@ -1,35 +1,50 @@
-//! `sys/storage/raft/…` behind a token.
+//! `sys/storage/raft/…` behind a token: who takes part, and who answers for
+//! which path.
 
 use serde_json::{Value, json};
 
+use super::member_paths::refuse_dr_operation_token;
 use super::router::data;
 use super::storage::Session;
 use super::sys_paths::only;
-use super::unseal::bad;
-use super::{Method, Request, Response, Vault, VaultError, object, text_field};
+use super::{Method, Request, Response, Vault, VaultError, object};
+use crate::physical::MemberWish;
+
+/// What only the active node can answer, reads included: it alone knows how
+/// the others are doing.
+pub(super) const ACTIVE_ONLY: &str = "sys/storage/raft/autopilot/";
 
 impl Vault {
+    /// `None` asks for another try.
     pub(super) async fn raft_path(
         &self,
-        _session: &Session,
+        session: &Session,
         path: &str,
         request: &Request,
-    ) -> Result<Response, VaultError> {
-        match path {
-            "configuration" => {
-                only(request, Method::Read)?;
-                Ok(self.configuration())
-            }
-            "remove-peer" => {
-                only(request, Method::Update)?;
-                self.remove_peer(request).await
-            }
-            _ => Err(VaultError::UnsupportedPath),
+    ) -> Result<Option<Response>, VaultError> {
+        if let Some(rest) = path.strip_prefix("autopilot/") {
+            return self.autopilot_path(session, rest, request).await;
         }
+        let wish = match path {
+            "configuration" => {
+                if request.method == Method::Update {
+                    refuse_dr_operation_token(request)?;
+                }
+                only(request, Method::Read)?;
+                return self.configuration().await.map(Some);
+            }
+            "transfer-leader" => return self.transfer_leader(request).await.map(Some),
+            "remove-peer" => MemberWish::Remove,
+            "promote" => MemberWish::Promote,
+            "demote" => MemberWish::Demote,
+            _ => return Err(VaultError::UnsupportedPath),
+        };
+        refuse_dr_operation_token(request)?;
+        self.change_member(wish, request).await.map(Some)
     }
 
-    fn configuration(&self) -> Response {
-        let (index, servers) = self.backend.servers();
+    async fn configuration(&self) -> Result<Response, VaultError> {
+        let (index, servers) = self.backend.committed_servers().await?;
         let servers: Vec<Value> = servers
             .iter()
             .map(|server| {
@@ -43,19 +58,6 @@ impl Vault {
             })
             .collect();
         let config = json!({"config": {"servers": servers, "index": index}});
-        data(object(config))
-    }
-
-    // An unknown id is nothing to complain about: it is gone, as asked.
-    async fn remove_peer(&self, request: &Request) -> Result<Response, VaultError> {
-        let body = request.body.as_ref();
-        let node_id = body.map(|body| text_field(body, "server_id"));
-        let node_id = node_id.unwrap_or_default();
-        if node_id.is_empty() {
-            return bad("no server id provided");
-        }
-        self.backend.remove(node_id.to_owned()).await?;
-        tracing::info!(node_id, "peer removed");
-        Ok(Response::default())
+        Ok(data(object(config)))
     }
 }

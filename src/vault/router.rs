@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::mounts::MountTable;
+use super::raft_paths::ACTIVE_ONLY;
 use super::storage::Session;
 use super::{Method, Request, Response, Vault, VaultError};
 
@@ -84,7 +85,7 @@ fn needs_active(request: &Request) -> bool {
     matches!(
         request.method,
         Method::Update | Method::Delete | Method::Patch
-    )
+    ) || request.path.starts_with(ACTIVE_ONLY)
 }
 
 /// A reply with data.

@@ -29,7 +29,7 @@ impl Vault {
         request: &Request,
     ) -> Result<Option<Response>, VaultError> {
         if let Some(rest) = path.strip_prefix("storage/raft/") {
-            return self.raft_path(session, rest, request).await.map(Some);
+            return self.raft_path(session, rest, request).await;
         }
         if path.trim_end_matches('/') == "mounts" {
             only(request, Method::Read)?;

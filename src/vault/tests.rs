@@ -4,6 +4,7 @@
 mod join;
 mod lifecycle;
 mod openbao;
+mod raft;
 mod requests;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ impl LeaderApi for Directory {
                 .find(|vault| vault.options.api_address == target.leader_api_addr);
             let Some(vault) = vault else {
                 return Err(LeaderApiError::Unreachable {
+                    kind: JoinFailure::Tcp,
                     reason: "connection refused".to_owned(),
                 });
             };
@@ -52,6 +54,22 @@ impl LeaderApi for Directory {
                 Err(error) => Err(LeaderApiError::Refused {
                     status: 400,
                     text: error.to_string(),
+                }),
+            }
+        })
+    }
+
+    /// Finds what the text names, as `hosts=node1,node2`.
+    fn discover<'a>(
+        &'a self,
+        auto_join: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, LeaderApiError>> {
+        Box::pin(async move {
+            match auto_join.strip_prefix("hosts=") {
+                Some(hosts) => Ok(hosts.split(',').map(str::to_owned).collect()),
+                None => Err(LeaderApiError::Unreachable {
+                    kind: JoinFailure::Target,
+                    reason: "discover: no provider".to_owned(),
                 }),
             }
         })

@@ -237,3 +237,139 @@ async fn answers_without_proof_are_refused_as_documented() {
         assert_eq!(text(ask(step, body).await.unwrap_err()), expected);
     }
 }
+
+async fn phase(vault: &Arc<Vault>) -> Value {
+    vault.join_status().await["phase"].clone()
+}
+
+#[tokio::test]
+async fn status_follows_a_join_and_names_each_failure() {
+    let (directory, leader) = cluster().await;
+    let backend = InMemory::beside(&leader.backend, "node2");
+    let joiner = vault_over(&backend, &directory);
+    assert_eq!(phase(&joiner).await, "not_joining");
+    assert!(joiner.join(body_for("http://nowhere:8200")).await.is_err());
+    leader.vault.seal(Some(&leader.root_token)).await.unwrap();
+    assert!(joiner.join(body_for("http://node1:8200")).await.is_err());
+    let status = joiner.join_status().await;
+    assert_eq!(status["phase"], "not_joining");
+    let kinds: Vec<_> = status["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|target| {
+            (
+                target["leader_api_addr"].as_str().unwrap(),
+                target["last_error_kind"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("http://node1:8200", "sealed"),
+            ("http://nowhere:8200", "tcp")
+        ]
+    );
+
+    leader.unseal(&leader.shares[..2]).await;
+    joiner.join(body_for("http://node1:8200")).await.unwrap();
+    let status = joiner.join_status().await;
+    assert_eq!(status["phase"], "waiting_for_shares");
+    assert_eq!(status["targets"][0]["last_error"], Value::Null);
+    assert!(!status.contains_key("progress"));
+    unseal(&joiner, &leader.shares[..2]).await;
+    let status = joiner.join_status().await;
+    assert_eq!(status["phase"], "joined");
+    assert!(
+        status["progress"]["applied_index"]
+            .as_u64()
+            .is_some_and(|index| 0 < index)
+    );
+}
+
+#[tokio::test]
+async fn retry_answers_at_once_and_goes_on_until_it_joins() {
+    let (directory, leader) = cluster().await;
+    leader.vault.seal(Some(&leader.root_token)).await.unwrap();
+    let backend = InMemory::beside(&leader.backend, "node2");
+    let joiner = vault_over(&backend, &directory);
+    let body = || JoinBody {
+        retry: true,
+        non_voter: true,
+        ..body_for("http://node1:8200")
+    };
+    assert!(!joiner.join(body()).await.unwrap());
+    let status = joiner.join_status().await;
+    assert_eq!(status["phase"], "searching");
+    assert_eq!(
+        (&status["retry"], &status["non_voter"]),
+        (&json!(true), &json!(true))
+    );
+    leader.unseal(&leader.shares[..2]).await;
+    for _ in 0..200 {
+        if phase(&joiner).await == "waiting_for_shares" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(phase(&joiner).await, "waiting_for_shares");
+    unseal(&joiner, &leader.shares[..2]).await;
+    assert_eq!(phase(&joiner).await, "joined");
+    // As a real server, which is there already.
+    assert!(joiner.join(body()).await.unwrap());
+}
+
+fn discovered(text: &str) -> JoinBody {
+    JoinBody {
+        auto_join: text.to_owned(),
+        auto_join_scheme: "http".to_owned(),
+        ..JoinBody::default()
+    }
+}
+
+#[tokio::test]
+async fn members_are_found_by_discovery() {
+    let (directory, leader) = cluster().await;
+    let backend = InMemory::beside(&leader.backend, "node2");
+    let joiner = vault_over(&backend, &directory);
+    let cases = [
+        (
+            discovered("provider="),
+            "failed to join raft cluster: failed to get raft challenge: discover: no provider",
+        ),
+        (
+            discovered("hosts=nowhere"),
+            "failed to join raft cluster: failed to get raft challenge: \
+             http://nowhere:8200: connection refused",
+        ),
+        (
+            JoinBody {
+                leader_api_addr: "http://node1:8200".to_owned(),
+                ..discovered("hosts=node1")
+            },
+            "failed to join raft cluster: failed to get raft challenge: \
+             cannot provide both leader address and auto-join metadata",
+        ),
+        (
+            JoinBody {
+                auto_join_scheme: "ftp".to_owned(),
+                ..discovered("hosts=node1")
+            },
+            "invalid scheme \"ftp\"; must either be http or https",
+        ),
+        (
+            JoinBody {
+                leader_client_cert: "abc".to_owned(),
+                ..body_for("http://node1:8200")
+            },
+            "invalid certificate parameters",
+        ),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(text(joiner.join(body).await.unwrap_err()), expected);
+    }
+    // Itself, a stranger, the leader: one of them will do.
+    let found = discovered("hosts=node2,nowhere,node1");
+    assert!(joiner.join(found).await.unwrap());
+}

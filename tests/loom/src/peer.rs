@@ -38,3 +38,8 @@ impl OwnDurableEnd {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[path = "../../../src/peer/address.rs"]
+mod address;
+
+pub use address::check_beside;
