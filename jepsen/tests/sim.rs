@@ -49,12 +49,13 @@ fn slice_of_seeds_holds() {
 
 /// Seeds that failed once, and what they showed. As the simulator changes they
 /// come to tell other stories; those are checked like any.
-const REGRESSIONS: [(u64, &str); 5] = [
+const REGRESSIONS: [(u64, &str); 6] = [
     (6621, "an answer of a former life counted for the next one"),
     (2655, "a rotten snapshot was streamed again and again"),
     (2237, "a member that left and came back was not remembered"),
     (5836, "nor how far it had acknowledged"),
     (1312, "a refused copy was heard"),
+    (5588, "a damaged log was replaced by a peer's snapshot"),
 ];
 
 #[test]

@@ -182,6 +182,8 @@ impl World {
     }
 
     fn finish_repair(&mut self, seat: usize) -> Step {
+        let life = self.servers[seat].life();
+        self.check(seat, |observer| observer.repaired(life))?;
         let cuts = self.disk_dice.percent(20);
         let calls = self.disk_dice.below(60);
         let server = &mut self.servers[seat];

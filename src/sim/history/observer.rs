@@ -97,4 +97,13 @@ pub trait Observer {
     /// # Errors
     /// The violation that this proves.
     fn crashed(&mut self, life: Life) -> Verdict;
+
+    /// A damaged log is written anew from what peers gave (D-030), or its
+    /// process ends meanwhile: the next `started` shows which.
+    ///
+    /// # Errors
+    /// The violation that this proves.
+    fn repaired(&mut self, _life: Life) -> Verdict {
+        Ok(())
+    }
 }

@@ -1,6 +1,6 @@
 //! The observer that explains a whole run by the specification.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::iter;
 
@@ -24,6 +24,8 @@ pub struct Refinement {
     network: BTreeMap<(Life, NodeId, Said), Term>,
     /// What waits for a disk before it leaves.
     waiting: BTreeMap<(Life, NodeId, Said), Term>,
+    /// Whose logs were damaged and repaired since they last started.
+    repaired: BTreeSet<Life>,
 }
 
 impl Refinement {
@@ -55,6 +57,27 @@ impl Refinement {
     fn was_sent(&self, from: Life, to: NodeId, said: &[Said]) -> bool {
         let mut said = said.iter().cloned();
         said.all(|said| self.network.contains_key(&(from, to, said)))
+    }
+
+    /// What a repair may make of a disk: in place of its log, what another
+    /// server committed (D-030). A snapshot of that server could have brought
+    /// it about, for what is committed stays. The term may be a later one, if
+    /// nothing is voted in it: this server never reached it.
+    fn given(&self, server: &Server, recovered: &Recovered) -> Option<Saved> {
+        let writes = server.writes.iter().map(|(_, saved)| saved);
+        let told: Vec<_> = iter::once(&server.disk)
+            .chain(writes)
+            .map(|saved| (saved.term, saved.vote))
+            .collect();
+        self.servers.values().find_map(|giver| {
+            let found = mapping::saved(recovered, &giver.memory.log);
+            let mut committed = giver.memory.log.clone();
+            committed.keep(found.log.len());
+            let is_committed = found.log.len() <= giver.commit && found.log == committed;
+            let is_new = found.vote.is_none() && told.iter().all(|told| told.0 < found.term);
+            let is_kept = is_new || told.contains(&(found.term, found.vote));
+            (is_committed && is_kept).then_some(found)
+        })
     }
 
     /// Explains a step. When several moments could have begun an election, each
@@ -113,7 +136,12 @@ impl Observer for Refinement {
         if let Some(server) = self.servers.get(&life) {
             disk = found(server, recovered);
             (committed, known) = (server.commit, format!("it was\n{}", describe(server)));
+            if disk.is_none() && self.repaired.contains(&life) {
+                disk = self.given(server, recovered);
+                committed = committed.max(disk.as_ref().map_or(committed, |it| it.log.len()));
+            }
         }
+        self.repaired.remove(&life);
         let wakes = || format!("wakes up with {recovered:?}, {:?}", status.commit_index);
         let Some(disk) = disk else {
             return refuse(life, "wakes up in another state", known, wakes);
@@ -193,6 +221,11 @@ impl Observer for Refinement {
 
     fn crashed(&mut self, life: Life) -> Verdict {
         self.waiting.retain(|(from, ..), _| *from != life);
+        Ok(())
+    }
+
+    fn repaired(&mut self, life: Life) -> Verdict {
+        self.repaired.insert(life);
         Ok(())
     }
 }
