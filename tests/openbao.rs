@@ -170,7 +170,8 @@ impl Ours {
             .await
             .expect("a snapshot");
         let mut file = File::create(path).expect("create the archive");
-        source.write_to(&mut file).expect("write the archive");
+        let prepared = source.prepare().expect("an archive of it");
+        prepared.write_to(&mut file).expect("write the archive");
     }
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::forward::{ForwardError, Forwarder};
 use super::server::{Limits, Listener, serve};
-use super::service::{ArchiveWriter, Token, VaultService};
+use super::service::{Archive, ArchiveWriter, Token, VaultService};
 use super::{Body, Identity, Reply, Router};
 use crate::physical::{BoxFuture, PhysicalError};
 use crate::vault::{
@@ -183,7 +183,7 @@ impl VaultService for FakeVault {
         Box::pin(async { serde_json::Map::new() })
     }
 
-    fn snapshot_save(&self, _: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>> {
+    fn snapshot_save(&self, _: Token) -> BoxFuture<'_, Result<Archive, VaultError>> {
         Box::pin(async move {
             self.check()?;
             let fails = *self.save_fails.lock().unwrap();
@@ -196,7 +196,28 @@ impl VaultService for FakeVault {
                 }
                 Ok(())
             });
-            Ok(writer)
+            Ok(Archive {
+                bytes: ARCHIVE_BYTES as u64,
+                sha256: [7; 32],
+                writer,
+            })
+        })
+    }
+
+    fn snapshot_examine(
+        &self,
+        _: Token,
+        _: File,
+        force: bool,
+    ) -> BoxFuture<'_, Result<Response, VaultError>> {
+        Box::pin(async move {
+            self.check()?;
+            Ok(Response {
+                data: json!({"dry_run": true, "force": force})
+                    .as_object()
+                    .cloned(),
+                ..Response::default()
+            })
         })
     }
 

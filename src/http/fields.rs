@@ -60,6 +60,20 @@ impl Fields {
         }
     }
 
+    /// A whole number that is not negative; absent is 0.
+    ///
+    /// # Errors
+    /// Another kind of value.
+    pub fn unsigned(&self, name: &str) -> Result<u64, JsonError> {
+        match self.find(name) {
+            None => Ok(0),
+            Some(Value::Number(number)) => number
+                .as_u64()
+                .ok_or_else(|| self.mismatch(name, &format!("number {number}"), "uint")),
+            Some(other) => Err(self.mismatch(name, kind(other), "uint")),
+        }
+    }
+
     /// A list of strings; absent and `null` are empty.
     ///
     /// # Errors

@@ -8,10 +8,11 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::errors::{self, Spelling};
+use super::errors as refusals;
+use super::errors::Spelling;
 use super::fields::Fields;
 use super::json::JsonError;
-use super::reply::{Reply, bare};
+use super::reply::{Reply, bare, errors};
 use super::request::{Arrival, Call};
 use super::router::{Router, to_its_end, wrong_method};
 use crate::vault::JoinBody;
@@ -22,7 +23,7 @@ pub(super) async fn join(router: &Router, call: Call, arrival: &Arrival) -> Repl
     }
     let call = match call.buffer(arrival).await {
         Ok(call) => call,
-        Err(error) => return errors::unread(&error),
+        Err(error) => return refusals::unread(&error),
     };
     let fields = match call.object() {
         Ok(map) => Fields::new("JoinRequest", map),
@@ -30,13 +31,28 @@ pub(super) async fn join(router: &Router, call: Call, arrival: &Arrival) -> Repl
     };
     let body = match parse(&fields) {
         Ok(body) => body,
-        Err(error) => return errors::malformed(&error),
+        Err(error) => return refusals::malformed(&error),
     };
     let vault = Arc::clone(&router.vault);
     match to_its_end(async move { vault.join(body).await }).await {
         Ok(joined) => bare(StatusCode::OK, &json!({ "joined": joined })),
-        Err(error) => errors::reply(&error, Spelling::Bare),
+        Err(error) => refusals::reply(&error, Spelling::Bare),
     }
+}
+
+/// Raft is the storage here, and bootstrapped by `init`: there is nothing for
+/// this path to do.
+pub(super) async fn bootstrap(router: &Router, call: Call) -> Reply {
+    if !matches!(call.method, Method::PUT | Method::POST) {
+        return errors(StatusCode::BAD_REQUEST, &[]);
+    }
+    if router.vault.health().await.sealed {
+        let text = "node must be unsealed to bootstrap";
+        return errors(StatusCode::BAD_REQUEST, &[text.to_owned()]);
+    }
+    let text = "could not bootstrap clustered storage: error bootstrapping cluster: \
+                cluster already has state";
+    errors(StatusCode::INTERNAL_SERVER_ERROR, &[text.to_owned()])
 }
 
 pub(super) async fn join_status(router: &Router, call: Call) -> Reply {
@@ -47,7 +63,7 @@ pub(super) async fn join_status(router: &Router, call: Call) -> Reply {
 }
 
 fn parse(fields: &Fields) -> Result<JoinBody, JsonError> {
-    let port = fields.integer("auto_join_port")?;
+    let port = fields.unsigned("auto_join_port")?;
     Ok(JoinBody {
         auto_join_scheme: fields.string("auto_join_scheme")?,
         auto_join_port: u16::try_from(port).unwrap_or(0),

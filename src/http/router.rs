@@ -110,6 +110,7 @@ impl Router {
             "sys/seal" => seal::seal(self, call, arrival).await,
             "sys/step-down" => seal::step_down(self, call, arrival).await,
             "sys/storage/raft/join" => raft::join(self, call, arrival).await,
+            "sys/storage/raft/bootstrap" => raft::bootstrap(self, call).await,
             "sys/storage/raft/join/status" => raft::join_status(self, call).await,
             "sys/storage/raft/snapshot" => snapshot::serve(self, call, arrival, false).await,
             "sys/storage/raft/snapshot-force" => snapshot::serve(self, call, arrival, true).await,

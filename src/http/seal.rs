@@ -11,7 +11,7 @@ use super::fields::Fields;
 use super::reply::{self, Reply, bare, no_content};
 use super::request::{Arrival, Call, token};
 use super::router::{Identity, Router, to_its_end, wrong_method};
-use crate::vault::{SealStatus, UnsealRequest};
+use crate::vault::{SealStatus, UnsealRequest, VaultError};
 
 pub(super) async fn status(router: &Router, call: Call) -> Reply {
     if call.method != Method::GET {
@@ -72,7 +72,10 @@ pub(super) async fn seal(router: &Router, call: Call, arrival: &Arrival) -> Repl
 
 pub(super) async fn step_down(router: &Router, call: Call, arrival: &Arrival) -> Reply {
     if !matches!(call.method, Method::PUT | Method::POST) {
-        return wrong_method();
+        return match router.vault.health().await.sealed {
+            true => errors::reply(&VaultError::Sealed, Spelling::Bare),
+            false => wrong_method(),
+        };
     }
     let call = match call.buffer(arrival).await {
         Ok(call) => call,

@@ -18,6 +18,16 @@ use crate::vault::{
 /// A client's token.
 pub type Token = Option<Zeroizing<String>>;
 
+/// An archive that is ready to be sent.
+pub struct Archive {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Of all of it.
+    pub sha256: [u8; 32],
+    /// Writes it.
+    pub writer: ArchiveWriter,
+}
+
 /// Writes a whole archive; blocks. A failure cuts the reply short.
 pub type ArchiveWriter = Box<dyn FnOnce(&mut dyn Write) -> std::io::Result<()> + Send>;
 
@@ -47,7 +57,7 @@ pub trait VaultService: Send + Sync + 'static {
     /// `GET sys/storage/raft/join/status`.
     fn join_status(&self) -> BoxFuture<'_, Map<String, Value>>;
     /// `GET sys/storage/raft/snapshot`.
-    fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>>;
+    fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<Archive, VaultError>>;
     /// Asked before an archive is spooled, so that strangers cannot fill the
     /// disk.
     fn may_send_archive(&self, token: Token) -> BoxFuture<'_, Result<(), VaultError>>;
@@ -58,6 +68,13 @@ pub trait VaultService: Send + Sync + 'static {
         archive: File,
         force: bool,
     ) -> BoxFuture<'_, Result<(), VaultError>>;
+    /// The same with `dry_run=true`: what it would do.
+    fn snapshot_examine(
+        &self,
+        token: Token,
+        archive: File,
+        force: bool,
+    ) -> BoxFuture<'_, Result<Response, VaultError>>;
 }
 
 /// The real one.
@@ -106,11 +123,18 @@ impl VaultService for Arc<Vault> {
         Box::pin(Vault::join_status(self))
     }
 
-    fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<ArchiveWriter, VaultError>> {
+    fn snapshot_save(&self, token: Token) -> BoxFuture<'_, Result<Archive, VaultError>> {
         Box::pin(async move {
             let source = Vault::snapshot_save(self, text(&token)).await?;
-            let writer: ArchiveWriter = Box::new(move |sink| source.write_to(sink));
-            Ok(writer)
+            let prepared = tokio::task::spawn_blocking(move || source.prepare()).await;
+            let internal = |error: std::io::Error| VaultError::Internal(error.to_string());
+            let prepared = prepared.map_err(|error| internal(error.into()))?;
+            let prepared = prepared.map_err(internal)?;
+            Ok(Archive {
+                bytes: prepared.bytes,
+                sha256: prepared.sha256,
+                writer: Box::new(move |sink| prepared.write_to(sink)),
+            })
         })
     }
 
@@ -136,6 +160,15 @@ impl VaultService for Arc<Vault> {
         force: bool,
     ) -> BoxFuture<'_, Result<(), VaultError>> {
         Box::pin(async move { Vault::snapshot_restore(self, text(&token), archive, force).await })
+    }
+
+    fn snapshot_examine(
+        &self,
+        token: Token,
+        archive: File,
+        force: bool,
+    ) -> BoxFuture<'_, Result<Response, VaultError>> {
+        Box::pin(async move { Vault::snapshot_examine(self, text(&token), archive, force).await })
     }
 }
 

@@ -1,19 +1,23 @@
 //! Archives of the whole state, out and in, streamed with bounded memory.
 //!
-//! Out: blocking code writes into a short queue that the connection drains; a
-//! failure breaks the chunked body off, so that no client takes half an
-//! archive for a whole one. In: a standby passes the body through, the active
-//! node spools it to a file before the vault looks at it.
+//! Out: blocking code writes into a short queue that the connection drains.
+//! Length and digest are told before the first byte, and a failure breaks the
+//! body off, so that no client takes half an archive for a whole one. In: a
+//! standby passes the body through, the active node spools it to a file before
+//! the vault looks at it. The answer comes when the state is replaced
+//! (`wait=true`, the only way there is); `dry_run=true` replaces nothing.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::Frame;
-use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
+use hyper::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, HeaderValue};
 use tokio::sync::mpsc;
 
 use super::body::{Body, BodyError, spool};
@@ -22,7 +26,8 @@ use super::forward;
 use super::reply::{self, Reply, no_content, typed};
 use super::request::{Arrival, Call, flag, token};
 use super::router::{Router, not_done, to_its_end};
-use super::service::ArchiveWriter;
+use super::service::{Archive, ArchiveWriter};
+use super::urlencoded;
 use crate::vault::VaultError;
 
 pub(super) async fn serve(router: &Router, call: Call, arrival: &Arrival, force: bool) -> Reply {
@@ -49,11 +54,16 @@ async fn save(router: &Router, call: Call, arrival: &Arrival) -> Reply {
         .await
 }
 
-fn archive_reply(writer: ArchiveWriter) -> Reply {
-    let mut reply = typed(StatusCode::OK, "application/gzip", archive_body(writer));
-    reply
-        .headers_mut()
-        .insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+fn archive_reply(archive: Archive) -> Reply {
+    let digest = format!("sha-256=:{}:", BASE64.encode(archive.sha256));
+    let body = archive_body(archive.writer);
+    let mut reply = typed(StatusCode::OK, "application/gzip", body);
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(archive.bytes));
+    // RFC 9530.
+    let digest = HeaderValue::from_str(&digest).expect("base64 is printable");
+    headers.insert("repr-digest", digest);
     reply
 }
 
@@ -104,6 +114,14 @@ async fn restore(router: &Router, call: Call, arrival: &Arrival, force: bool) ->
             return pass_through(router, call).await;
         }
     }
+    let query = urlencoded::query(call.uri.query().unwrap_or_default());
+    let asked = query
+        .get("dry_run")
+        .map_or(Some(false), |text| urlencoded::boolean(text));
+    let Some(dry_run) = asked else {
+        let text = "dry_run must be true or false";
+        return reply::errors(StatusCode::BAD_REQUEST, &[text.to_owned()]);
+    };
     let token = token(&call.headers);
     if let Err(error) = router.vault.may_send_archive(token.clone()).await {
         return refused(&error);
@@ -113,6 +131,12 @@ async fn restore(router: &Router, call: Call, arrival: &Arrival, force: bool) ->
         Err(error) => return errors::unread(&error),
     };
     let vault = Arc::clone(&router.vault);
+    if dry_run {
+        return match vault.snapshot_examine(token, archive, force).await {
+            Ok(response) => reply::logical(response),
+            Err(error) => refused(&error),
+        };
+    }
     let restored =
         to_its_end(async move { vault.snapshot_restore(token, archive, force).await }).await;
     match restored {

@@ -620,11 +620,7 @@ async fn snapshots_stream_both_ways_through_a_standby() {
     assert_eq!(saved.status, 200);
     assert_eq!(saved.header("content-type"), Some("application/gzip"));
     assert_eq!(saved.header("content-disposition"), Some("attachment"));
-    assert!(
-        saved.body.len() > ARCHIVE_BYTES,
-        "chunked: the whole and its framing"
-    );
-    assert!(saved.body.ends_with("0\r\n\r\n"));
+    assert_eq!(saved.body.len(), ARCHIVE_BYTES);
     let archive = vec![9; 5_000_000];
     for path in ["snapshot", "snapshot-force"] {
         let line = format!("POST /v1/sys/storage/raft/{path}");
@@ -644,6 +640,6 @@ async fn snapshot_that_fails_midway_is_seen_to_be_cut_off() {
     for address in [direct.address, server.address] {
         let cut = ask(address, "GET /v1/sys/storage/raft/snapshot", "", b"").await;
         assert_eq!(cut.status, 200);
-        assert!(!cut.body.ends_with("0\r\n\r\n"), "must not look complete");
+        assert!(cut.body.len() < ARCHIVE_BYTES, "its length was told");
     }
 }

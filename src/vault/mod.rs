@@ -30,6 +30,7 @@ mod member_paths;
 mod mount_paths;
 mod mounts;
 mod raft_paths;
+mod restore_status;
 mod router;
 mod seal_state;
 mod snapshots;
@@ -50,12 +51,13 @@ use crate::membership::{AutopilotConfig, ChallengeKey};
 use crate::physical::Backend;
 use active::ActiveState;
 use join_status::JoinTrace;
+use restore_status::RestoreTrace;
 use seal_state::{SealState, Unsealed};
 
 pub use api::*;
 pub use join::{LeaderApi, LeaderApiError};
 pub use join_status::JoinFailure;
-pub use snapshots::SnapshotSource;
+pub use snapshots::{PreparedSnapshot, SnapshotSource};
 
 /// The OpenBao version whose API is answered: clients gate features on it.
 pub const COMPATIBLE_VERSION: &str = "2.7.2";
@@ -96,6 +98,7 @@ pub struct Vault {
     active_state: Mutex<ActiveState>,
     challenge_key: ChallengeKey,
     join_trace: Mutex<JoinTrace>,
+    restore_trace: Mutex<RestoreTrace>,
     // The configuration file's policy, until storage holds one.
     autopilot_initial: AutopilotConfig,
 }
@@ -122,6 +125,7 @@ impl Vault {
             active_state: Mutex::default(),
             challenge_key: ChallengeKey::new(*barrier::random_bytes()),
             join_trace: Mutex::default(),
+            restore_trace: Mutex::default(),
         });
         tokio::spawn(active::watch(
             Arc::downgrade(&vault),

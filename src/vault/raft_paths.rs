@@ -11,8 +11,9 @@ use super::{Method, Request, Response, Vault, VaultError, object};
 use crate::physical::MemberWish;
 
 /// What only the active node can answer, reads included: it alone knows how
-/// the others are doing.
-pub(super) const ACTIVE_ONLY: &str = "sys/storage/raft/autopilot/";
+/// the others are doing, and it alone restores.
+pub(super) const ACTIVE_ONLY: [&str; 2] =
+    ["sys/storage/raft/autopilot/", "sys/storage/raft/restore/"];
 
 impl Vault {
     /// `None` asks for another try.
@@ -32,6 +33,12 @@ impl Vault {
                 }
                 only(request, Method::Read)?;
                 return self.configuration().await.map(Some);
+            }
+            // What `http` does not stream.
+            "snapshot" | "snapshot-force" => return Err(VaultError::UnsupportedOperation),
+            "restore/status" => {
+                only(request, Method::Read)?;
+                return Ok(Some(data(self.restore_status())));
             }
             "transfer-leader" => return self.transfer_leader(request).await.map(Some),
             "remove-peer" => MemberWish::Remove,

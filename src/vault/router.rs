@@ -85,7 +85,9 @@ fn needs_active(request: &Request) -> bool {
     matches!(
         request.method,
         Method::Update | Method::Delete | Method::Patch
-    ) || request.path.starts_with(ACTIVE_ONLY)
+    ) || ACTIVE_ONLY
+        .iter()
+        .any(|prefix| request.path.starts_with(prefix))
 }
 
 /// A reply with data.

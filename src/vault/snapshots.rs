@@ -4,12 +4,18 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde_json::{Map, Value, json};
+
+use super::restore_status::RestorePhase;
+use super::router::data;
+use super::seal_state::SealConfig;
 use super::storage::{PEER_KEYRING, SEAL_CONFIG};
-use super::{Vault, VaultError};
-use crate::barrier::{KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey};
-use crate::physical::{ArchiveSource, PhysicalError, RestoreEntries};
+use super::{Response, Vault, VaultError, lock, object};
+use crate::barrier::{Barrier, KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey};
+use crate::physical::{ArchiveSource, EntryIterator, PhysicalError, RestoreEntries};
 use crate::snapshot::archive::{
     ArchiveError, ArchiveMeta, ArchiveReader, ArchiveServer, ArchiveWriter,
 };
@@ -43,12 +49,12 @@ impl SnapshotSource {
         }
     }
 
-    /// Writes the archive; blocks as `target` does. An error means that what
-    /// was written is no archive.
+    /// Walks the state twice, so that length and digest are known before the
+    /// first byte is sent. Blocks.
     ///
     /// # Errors
-    /// Of `target`.
-    pub fn write_to(self, target: &mut dyn Write) -> io::Result<()> {
+    /// The archive cannot be made.
+    pub fn prepare(self) -> io::Result<PreparedSnapshot> {
         let server = |server: &crate::physical::ServerInfo| ArchiveServer {
             id: server.node_id.clone(),
             address: server.address.clone(),
@@ -61,12 +67,42 @@ impl SnapshotSource {
             configuration_index: self.source.membership_index,
         };
         let seal = |sums: &[u8]| Ok::<_, io::Error>(self.unseal_key.seal(sums));
-        let entries = || (self.source.entries)();
+        let source = Arc::clone(&self.source.entries);
+        let entries: EntriesOf = Box::new(move || source());
         let archive = ArchiveWriter::prepare(&meta, entries, seal).map_err(io::Error::other)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let modified = now.unwrap_or_default().as_secs();
-        archive.write(target, modified).map_err(io::Error::other)?;
-        Ok(())
+        let (bytes, sha256) = archive.measure(modified);
+        Ok(PreparedSnapshot {
+            bytes,
+            sha256,
+            archive,
+            modified,
+        })
+    }
+}
+
+type EntriesOf = Box<dyn Fn() -> EntryIterator + Send>;
+
+/// An archive whose every byte is decided.
+pub struct PreparedSnapshot {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Of all of it.
+    pub sha256: [u8; 32],
+    archive: ArchiveWriter<EntriesOf>,
+    modified: u64,
+}
+
+impl PreparedSnapshot {
+    /// Writes the archive; blocks as `target` does. An error means that what
+    /// was written is no archive.
+    ///
+    /// # Errors
+    /// Of `target`.
+    pub fn write_to(self, target: &mut dyn Write) -> io::Result<()> {
+        let written = self.archive.write(target, self.modified);
+        written.map(drop).map_err(io::Error::other)
     }
 }
 
@@ -109,12 +145,10 @@ impl Vault {
         self.authenticate(&session, token).await?;
         let unseal_key = session.unsealed.unseal_key.clone();
         drop(session);
-        let checked = move || checked(spooled, &unseal_key, force);
-        let entries = tokio::task::spawn_blocking(checked).await;
-        let entries = entries.map_err(|error| VaultError::Internal(error.to_string()))??;
-        tracing::info!(force, "restoring a snapshot");
-        self.backend.restore(entries).await?;
-        tracing::info!("snapshot restored");
+        lock(&self.restore_trace).begin(force);
+        let restored = self.verify_and_restore(spooled, unseal_key, force).await;
+        lock(&self.restore_trace).end(restored.as_ref().err());
+        restored?;
         // Another keyring is noticed now rather than by the next request.
         if let Some(held) = self.unsealed.load_full() {
             match self.fresh(held, self.backend.local().as_ref()).await {
@@ -126,33 +160,123 @@ impl Vault {
     }
 }
 
+impl Vault {
+    async fn verify_and_restore(
+        &self,
+        spooled: File,
+        unseal_key: UnsealKey,
+        force: bool,
+    ) -> Result<(), VaultError> {
+        let checked = move || {
+            let checked = checked(&spooled, &unseal_key, force)?;
+            entries_of(checked.archive, spooled)
+        };
+        let entries = tokio::task::spawn_blocking(checked).await;
+        let entries = entries.map_err(|error| VaultError::Internal(error.to_string()))??;
+        tracing::info!(force, "restoring a snapshot");
+        lock(&self.restore_trace).phase = RestorePhase::Restoring;
+        self.backend.restore(entries).await?;
+        tracing::info!("snapshot restored");
+        Ok(())
+    }
+
+    /// The same with `dry_run`: what is in the archive and what restoring it
+    /// would do. Nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot_restore`]; the answer of the restore would be the
+    /// same.
+    pub async fn snapshot_examine(
+        &self,
+        token: Option<&str>,
+        spooled: File,
+        force: bool,
+    ) -> Result<Response, VaultError> {
+        if self.unsealed.load().is_none() {
+            return Err(VaultError::Sealed);
+        }
+        if !self.is_active() {
+            return Err(VaultError::Standby);
+        }
+        let session = self.session().await?;
+        self.authenticate(&session, token).await?;
+        let unsealed = Arc::clone(&session.unsealed);
+        drop(session);
+        let examined = move || {
+            let found = checked(&spooled, &unsealed.unseal_key, force)?;
+            let root_key = unsealed.barrier.keyring().root_key();
+            let opens = Barrier::open(root_key, &found.keyring).is_ok();
+            let config: Option<SealConfig> = serde_json::from_slice(&found.seal_config).ok();
+            Ok::<_, VaultError>(json!({
+                "dry_run": true,
+                "index": found.archive.meta().index,
+                "term": found.archive.meta().term,
+                "entries": found.archive.entry_count(),
+                "bytes": found.bytes,
+                "secret_shares": config.as_ref().map(|config| config.secret_shares),
+                "secret_threshold": config.as_ref().map(|config| config.secret_threshold),
+                "seals": !opens,
+            }))
+        };
+        let examined = tokio::task::spawn_blocking(examined).await;
+        let examined = examined.map_err(|error| VaultError::Internal(error.to_string()))??;
+        Ok(data(object(examined)))
+    }
+
+    /// `GET sys/storage/raft/restore/status`: the last restore on this node.
+    pub(super) fn restore_status(&self) -> Map<String, Value> {
+        lock(&self.restore_trace).json()
+    }
+}
+
+/// An archive that may be restored.
+struct Checked {
+    archive: ArchiveReader,
+    keyring: Vec<u8>,
+    seal_config: Vec<u8>,
+    /// Of all keys and values.
+    bytes: u64,
+}
+
 // Verifies everything before anything is changed; then the entries are read
 // from the same file once more.
-fn checked(
-    mut spooled: File,
-    unseal_key: &UnsealKey,
-    force: bool,
-) -> Result<RestoreEntries, VaultError> {
+fn checked(mut spooled: &File, unseal_key: &UnsealKey, force: bool) -> Result<Checked, VaultError> {
     spooled.rewind().map_err(unreadable)?;
     let archive = if force {
-        ArchiveReader::verify_unsealed(&spooled)
+        ArchiveReader::verify_unsealed(spooled)
     } else {
         let open = |sealed: &[u8]| unseal_key.open(sealed).map(|sums| sums.to_vec());
-        ArchiveReader::verify(&spooled, open)
+        ArchiveReader::verify(spooled, open)
     };
     let archive = archive.map_err(refused)?;
 
     spooled.rewind().map_err(unreadable)?;
     let mut missing: BTreeSet<&str> = REQUIRED.into_iter().collect();
-    for entry in archive.entries(&spooled).map_err(refused)? {
-        let (key, _) = entry.map_err(refused)?;
+    let (mut keyring, mut seal_config, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for entry in archive.entries(spooled).map_err(refused)? {
+        let (key, value) = entry.map_err(refused)?;
         missing.remove(key.as_str());
+        bytes += (key.len() + value.len()) as u64;
+        match key.as_str() {
+            KEYRING_PATH => keyring = value,
+            SEAL_CONFIG => seal_config = value,
+            _ => {}
+        }
     }
     if let Some(path) = missing.first() {
         return Err(VaultError::BadRequest(format!(
             "refused to restore: the snapshot holds no {path}, nobody could unseal it"
         )));
     }
+    Ok(Checked {
+        archive,
+        keyring,
+        seal_config,
+        bytes,
+    })
+}
+
+fn entries_of(archive: ArchiveReader, mut spooled: File) -> Result<RestoreEntries, VaultError> {
     spooled.rewind().map_err(unreadable)?;
     let entries = archive.entries(spooled).map_err(refused)?;
     Ok(Box::new(entries.map(|entry| {

@@ -65,12 +65,26 @@ ADDED = {
 }
 
 LONGER = "names what failed: OpenBao writes it to its log only"
-CLEARER = "a refusal with the same status in plainer words"
-INDEX = "the position of the committed membership: OpenBao always answers 0"
-TWICE = "what is so already is fine: a script may be run again"
-DONE_NOW = "done when it is answered: OpenBao's autopilot does it seconds later"
+BY_PROXY = "streams for the active node: clients lose a redirected archive"
+WRAPPED = "wraps the refusal as all other logical paths do"
+OWN_ADDRESS = "knows the API addresses of the active node and of the peers it talks to"
+SEALS_ITSELF = "a standby seals like any node, with a token"
 
-DIFFERENCES = {}
+# Label of a step → why the answers differ.
+DIFFERENCES = {
+    "uninitialised: join {}": LONGER,
+    "uninitialised: join {'leader_api_addr': 'http://127.0.0.1:1'}": LONGER,
+    "uninitialised: join {'auto_join': 'provider=nope'}": LONGER,
+    "uninitialised: join {'auto_join': 'nope'}": LONGER,
+    "active: sys/ha-status as root": OWN_ADDRESS,
+    "standby: sys/ha-status as root": OWN_ADDRESS,
+    "active: GET sys/storage/raft/bootstrap/challenge": WRAPPED,
+    "standby: GET sys/storage/raft/bootstrap/challenge": WRAPPED,
+    "standby: DELETE sys/storage/raft/snapshot": BY_PROXY,
+    "standby: GET sys/storage/raft/snapshot-force": BY_PROXY,
+    "standby: snapshot as None": BY_PROXY,
+    "standby: seal as None": SEALS_ITSELF,
+}
 
 
 @dataclasses.dataclass
@@ -109,6 +123,7 @@ def anybody(phase):
                 ("GET", "sys/step-down"),
                 ("GET", "sys/storage/raft/join"),
                 ("GET", "sys/storage/raft/bootstrap"),
+                ("DELETE", "sys/storage/raft/bootstrap"),
             )
         ],
     ]
@@ -189,6 +204,7 @@ def behind_a_token(phase):
         step(f"{phase}: join again", "POST", f"{raft}/join", {"leader_api_addr": "http://127.0.0.1:1"}, None),
         step(f"{phase}: init again", "PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, None),
         step(f"{phase}: unseal again", "PUT", "sys/unseal", {"key": "00"}, None),
+        step(f"{phase}: bootstrap", "POST", f"{raft}/bootstrap", {}, None),
         step(f"{phase}: malformed", "POST", f"{raft}/remove-peer", b"{"),
     ]
     return steps

@@ -1,5 +1,6 @@
 """`bao operator raft snapshot save` and `restore`, and archives that are wrong."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -287,3 +288,68 @@ def test_upload_broken_off_midway_changes_nothing(cluster, bao, tmp_path):
     with pytest.raises(Exception):
         node.request("POST", "sys/storage/raft/snapshot", cluster.root_token, data=half())
     assert_unharmed(cluster, node)
+
+
+def saved(node, token):
+    answer = node.request("GET", "sys/storage/raft/snapshot", token)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+@pytest.mark.beyond_openbao("sends neither length nor digest")
+def test_archive_comes_with_length_and_digest(fresh_cluster):
+    cluster = fresh_cluster()
+    cluster.mount_kv()
+    for node in cluster.nodes:
+        answer = saved(node, cluster.root_token)
+        assert answer.headers["Content-Type"] == "application/gzip"
+        assert int(answer.headers["Content-Length"]) == len(answer.content)
+        digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+        assert answer.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+
+
+@pytest.mark.beyond_openbao("has no dry run and no status")
+def test_dry_run_tells_what_a_restore_would_do_and_does_nothing(fresh_cluster):
+    cluster = fresh_cluster()
+    cluster.mount_kv()
+    token = cluster.root_token
+    active = cluster.await_active()
+    archive = saved(active, token).content
+    active.request("PUT", "kv/after", token, json={"v": 1})
+    stranger = fresh_cluster(size=1)
+    foreign = saved(stranger.nodes[0], stranger.root_token).content
+    for node in cluster.nodes:
+        path = "sys/storage/raft/snapshot?dry_run=true"
+        told = node.request("POST", path, token, data=archive)
+        assert told.status_code == 200, told.text
+        told = told.json()["data"]
+        assert (told["secret_shares"], told["secret_threshold"], told["seals"]) == (5, 3, False)
+        assert told["entries"] > 5 and told["bytes"] > 100
+        # The refusals are those of the restore itself.
+        assert node.request("POST", path, token, data=foreign).status_code == 400
+        assert node.request("POST", path, token, data=archive[:-100]).status_code == 500
+        assert node.request("POST", path, None, data=archive).status_code == 403
+        force = "sys/storage/raft/snapshot-force?dry_run=true"
+        told = node.request("POST", force, token, data=foreign).json()["data"]
+        assert told["seals"] is True
+    assert active.request("GET", "kv/after", token).status_code == 200
+
+
+@pytest.mark.beyond_openbao("has no dry run and no status")
+def test_status_tells_the_last_restore(fresh_cluster):
+    cluster = fresh_cluster()
+    token = cluster.root_token
+    active, standby = cluster.await_active(), cluster.standbys()[0]
+    path = "sys/storage/raft/restore/status"
+    assert standby.request("GET", path, token).json()["data"]["phase"] == "none"
+    archive = saved(active, token).content
+    broken = archive[:-100]
+    assert standby.request("POST", "sys/storage/raft/snapshot", token, data=broken).status_code == 500
+    shown = standby.request("GET", path, token).json()["data"]
+    assert (shown["phase"], shown["force"]) == ("failed", False)
+    assert shown["error"]
+    whole = "sys/storage/raft/snapshot?wait=true"
+    assert standby.request("POST", whole, token, data=archive).status_code == 204
+    shown = active.request("GET", path, token).json()["data"]
+    assert (shown["phase"], shown["error"]) == ("done", None)
+    assert active.request("GET", path).status_code == 403

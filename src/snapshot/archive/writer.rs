@@ -69,6 +69,23 @@ where
         })
     }
 
+    /// Length in bytes and SHA-256 of what [`Self::write`] will write with this
+    /// `modified`. Walks the entries once more. Blocks.
+    ///
+    /// # Panics
+    /// When `entries` gave other entries than the first time.
+    #[must_use]
+    pub fn measure(&self, modified: u64) -> (u64, [u8; 32]) {
+        let measure = Measure {
+            bytes: 0,
+            sha256: digest::Context::new(&digest::SHA256),
+        };
+        let measure = self
+            .try_write(measure, modified)
+            .expect("a measure takes every byte");
+        (measure.bytes, sha256_of(measure.sha256))
+    }
+
     /// Writes the archive; `modified` is the time of its members in seconds
     /// since 1970. Holds one entry and a small buffer in memory. Blocks as the
     /// output does.
@@ -83,7 +100,7 @@ where
             .map_err(ArchiveError::Write)
     }
 
-    fn try_write<W: Write>(self, output: W, modified: u64) -> io::Result<W> {
+    fn try_write<W: Write>(&self, output: W, modified: u64) -> io::Result<W> {
         // Ciphertext does not compress: stored blocks, as OpenBao writes them.
         let mut tar = GzEncoder::new(output, Compression::none());
         write_member(&mut tar, META, &self.meta, modified)?;

@@ -113,7 +113,7 @@ async fn snapshot_saved_restores_without_force() {
         .unwrap();
     let mut archive = tempfile::tempfile().unwrap();
     let source = node.vault.snapshot_save(Some(ROOT_TOKEN)).await.unwrap();
-    source.write_to(&mut archive).unwrap();
+    source.prepare().unwrap().write_to(&mut archive).unwrap();
     archive.rewind().unwrap();
     node.call(Method::Update, "kv/top", Some(json!({"n": 2})))
         .await
@@ -162,7 +162,7 @@ async fn restore_refuses_what_it_should_and_changes_nothing() {
 
     let mut archive = Vec::new();
     let nothing = SnapshotSource::of_nothing();
-    nothing.write_to(&mut archive).unwrap();
+    nothing.prepare().unwrap().write_to(&mut archive).unwrap();
     assert_eq!(
         text(restore(&archive, true).await),
         "refused to restore: the snapshot holds no core/hsm/barrier-unseal-keys, nobody could \
