@@ -5,7 +5,7 @@
 #   make server   the release binary: target/release/holdfast
 #
 # Longer runs: sim, model, mutants, cargo-mutants, loom, kills, faults, bench,
-# fuzz. Each says what it does below; short slices of sim, model, mutants and
+# fuzz, unsafe. Each says what it does below; short slices of sim, model, mutants and
 # loom are part of `make test`.
 
 SHELL := /bin/bash
@@ -36,7 +36,7 @@ MODEL_SECONDS ?= 300
 STAGES := lint docs server unit mutants-short loom sim-short clients kills-short audit
 
 .PHONY: test stages lint docs audit server unit clients kills-short kills lag bench storage fuzz calibrate clean
-.PHONY: sim sim-short model mutants mutants-short cargo-mutants loom faults
+.PHONY: sim sim-short model mutants mutants-short cargo-mutants loom faults unsafe
 
 # In the order in which a mistake shows fastest.
 test: $(STAGES)
@@ -51,6 +51,8 @@ lint:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --package holdfast --locked -- -D warnings
 	cargo clippy --manifest-path tests/core/Cargo.toml --target-dir target/core \
+	    --all-targets --locked -- -D warnings
+	cargo clippy --manifest-path tests/disk/Cargo.toml --target-dir target/core \
 	    --all-targets --locked -- -D warnings
 
 ## Every public item is documented, every link leads somewhere.
@@ -108,6 +110,19 @@ $(CARGO_MUTANTS):
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-mutants@$(CARGO_MUTANTS_VERSION) \
 	    --locked --debug --root $(TOOLS) --target-dir target/tools/build
 	rm -rf target/tools/build
+
+## The only unsafe code, src/disk, alone. Miri interprets what needs no file: the
+## stores through raw pointers, aligned buffers, the disk in memory (it knows
+## neither maps of files nor posix_fadvise; needs a nightly toolchain with the
+## components miri and rust-src). Then all of it with real files and maps under
+## AddressSanitizer.
+unsafe:
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked \
+	    --manifest-path tests/disk/Cargo.toml --target-dir target/miri -- \
+	    mapped:: direct:: memory_disk append_cut crash_undoes power_cut
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked \
+	    --manifest-path tests/disk/Cargo.toml --target-dir target/sanitized \
+	    --target $$(rustc --print host-tuple)
 
 ## Real processes that are copied, wiped, removed, frozen, cut off, and whose
 ## files rot or lose what no sync covered: needs root, loop devices and network

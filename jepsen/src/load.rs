@@ -233,7 +233,8 @@ impl Pace {
 
 /// A value of exactly `bytes` bytes (or the id's length, if that is more).
 pub fn padded(id: &str, bytes: usize) -> String {
-    format!("{id:~<bytes$}")
+    let padding = bytes.saturating_sub(id.len());
+    format!("{id}{}", "~".repeat(padding))
 }
 
 /// The id within a padded value.
@@ -419,5 +420,6 @@ mod tests {
         assert_eq!(value.len(), 64);
         assert_eq!(id_of(&value), "load-c1-w2");
         assert_eq!(padded("abc", 1), "abc");
+        assert_eq!(padded("abc", 1 << 20).len(), 1 << 20);
     }
 }

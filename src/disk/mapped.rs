@@ -54,6 +54,14 @@ impl MappedSegment {
         }
         self.map
             .advise_range(Advice::PopulateWrite, offset, blocks.len())?;
+        self.store(offset, blocks);
+        self.map.flush_range(offset, blocks.len())
+    }
+
+    /// Stores `blocks` at `offset`; the pages must be in memory.
+    fn store(&mut self, offset: usize, blocks: &[u8]) {
+        let end = offset.checked_add(blocks.len());
+        assert!(end.is_some_and(|end| end <= self.map.len()));
         // SAFETY: source and target are valid for `blocks.len()` bytes: the
         // range was just checked against the map, which `self` keeps mapped, and
         // the file is never cut (its owner holds the directory's lock). They do
@@ -65,7 +73,6 @@ impl MappedSegment {
             let target = self.map.as_mut_ptr().add(offset);
             ptr::copy_nonoverlapping(blocks.as_ptr(), target, blocks.len());
         }
-        self.map.flush_range(offset, blocks.len())
     }
 }
 
@@ -75,3 +82,47 @@ const SYSTEM_BLOCK_BYTES: u64 = 512;
 /// Btrfs, ZFS and bcachefs: writing to an allocated block takes a new one, so
 /// that a full disk would show in a store.
 const COPY_ON_WRITE: [u64; 3] = [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Anonymous memory in place of a file: Miri can follow it.
+    fn anonymous(bytes: usize) -> MappedSegment {
+        let map = MmapOptions::new().len(bytes).map_anon().unwrap();
+        MappedSegment { map: map.into() }
+    }
+
+    fn byte(segment: &MappedSegment, offset: usize) -> u8 {
+        assert!(offset < segment.map.len());
+        // SAFETY: within the map, which nothing else touches.
+        unsafe { segment.map.as_ptr().add(offset).read() }
+    }
+
+    #[test]
+    fn stores_reach_exactly_their_range() {
+        let length = 4 * BLOCK_BYTES;
+        let mut segment = anonymous(length);
+        segment.store(BLOCK_BYTES, &[7; 2 * BLOCK_BYTES]);
+        segment.store(length - BLOCK_BYTES, &[9; BLOCK_BYTES]);
+        segment.store(length, &[]);
+        let edges = [0, 1, 2, 3].map(|block| block * BLOCK_BYTES);
+        assert_eq!(edges.map(|offset| byte(&segment, offset)), [0, 7, 7, 9]);
+        let ends = edges.map(|offset| byte(&segment, offset + BLOCK_BYTES - 1));
+        assert_eq!(ends, [0, 7, 7, 9]);
+        // Over what was stored before.
+        segment.store(BLOCK_BYTES, &[5; BLOCK_BYTES]);
+        assert_eq!(byte(&segment, BLOCK_BYTES), 5);
+        assert_eq!(byte(&segment, 2 * BLOCK_BYTES), 7);
+    }
+
+    #[test]
+    fn stores_past_the_end_are_refused() {
+        for (offset, count) in [(BLOCK_BYTES, 1), (1, BLOCK_BYTES), (usize::MAX, 2)] {
+            let refused = std::panic::catch_unwind(|| {
+                anonymous(BLOCK_BYTES).store(offset, &vec![1; count]);
+            });
+            assert!(refused.is_err(), "{count} bytes at {offset}");
+        }
+    }
+}

@@ -28,8 +28,8 @@ pub struct BitFlipsArguments {
     /// What places, bits and their number are drawn from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Writes of 1 MiB at the beginning: over 64 of them close a segment.
-    #[arg(long, default_value_t = 80)]
+    /// Writes of 512 KiB at the beginning: over 128 of them close a segment.
+    #[arg(long, default_value_t = 150)]
     large_writes: u64,
     /// Ways of appending (`wal_io`).
     #[arg(long, value_delimiter = ',', default_values = ["direct", "mmap"])]
@@ -64,7 +64,7 @@ pub async fn run(arguments: BitFlipsArguments) -> anyhow::Result<Verdict> {
         };
         println!("wal_io {way}, seed {}", arguments.seed);
         trial
-            .write("large", arguments.large_writes, 1 << 20)
+            .write("large", arguments.large_writes, 512 << 10)
             .await?;
         for round in 1..=arguments.rounds {
             for target in Target::ALL {
@@ -121,7 +121,8 @@ impl Trial {
         let report = Load::start(&addresses, token, &plan).finish().await?;
         let counts = report.ledger.counts();
         if counts.ok == 0 {
-            bail!("no write of {prefix} was acknowledged: {counts:?}");
+            let reasons = report.ledger.reasons();
+            bail!("no write of {prefix} was acknowledged: {counts:?}, {reasons:?}");
         }
         self.ledger.merge(report.ledger);
         Ok(())

@@ -120,6 +120,15 @@ pub async fn run(arguments: PowerCutArguments) -> anyhow::Result<Verdict> {
         arguments.rounds, counts.ok, counts.info
     );
     cluster.check_alive()?;
+    let count = |words: &str| -> usize {
+        let logs = (0..NODES).map(|node| cluster.node(node).log());
+        logs.map(|log| log.matches(words).count()).sum()
+    };
+    println!(
+        "starts that found an unfinished write: {}; a snapshot without its record: {}",
+        count("ended in an unfinished write"),
+        count("resuming at a snapshot received before")
+    );
     Ok(match violations {
         0 if counts.ok > 0 => Verdict::Valid,
         _ => Verdict::Invalid,
