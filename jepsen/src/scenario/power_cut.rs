@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Args;
 
 use super::rot::Dice;
@@ -40,6 +41,9 @@ pub struct PowerCutArguments {
     /// All load clients together start at most this many writes a second.
     #[arg(long, default_value_t = 400)]
     rate: u32,
+    /// Length of every value. Long ones make writes that a cut may tear.
+    #[arg(long, default_value_t = 128)]
+    value_bytes: usize,
     /// `snapshot_threshold` of the nodes: low, so that some cuts meet a
     /// snapshot being written.
     #[arg(long, default_value_t = 150)]
@@ -81,37 +85,19 @@ pub async fn run(arguments: PowerCutArguments) -> anyhow::Result<Verdict> {
             clients: arguments.clients,
             rate: Some(arguments.rate),
             count: None,
-            value_bytes: 128,
+            value_bytes: arguments.value_bytes,
             mount: MOUNT.to_owned(),
             prefix: format!("cut-{round}"),
         };
-        let load = Load::start(&cluster.addresses(), cluster.token(), &plan);
         let (least, most) = MILLISECONDS;
         let moment = Duration::from_millis(least + dice.below(most - least));
-        tokio::time::sleep(moment).await;
-        load.draw_the_line();
-        let stood = machine.copy()?;
-        cluster.kill_all();
-        let report = load.stop().await?;
-        machine.go_on_from_the_copy()?;
-        let begin = Instant::now();
-        cluster.restart_all().await?;
-        cluster.leader().await?;
-        let counts = report.ledger.counts();
-        let ledger = Arc::new(report.ledger);
-        let violations = read_back(&cluster, Arc::clone(&ledger)).await?;
-        println!(
-            "cut {round}: after {moment:.2?}, copied in {stood:.2?}; {} answered before, {} of \
-             unknown fate; led again after {:.1} s; {violations} violations",
-            counts.ok,
-            counts.info,
-            begin.elapsed().as_secs_f64(),
-        );
+        print!("cut {round}: ");
+        let (ledger, violations) = cut(&mut cluster, &mut machine, &plan, moment).await?;
         // A violation ends the experiment: later rounds could hide it.
         if violations > 0 {
             return Ok(Verdict::Invalid);
         }
-        all.merge(Arc::try_unwrap(ledger).unwrap_or_default());
+        all.merge(ledger);
     }
     let counts = all.counts();
     let violations = read_back(&cluster, Arc::new(all)).await?;
@@ -120,19 +106,52 @@ pub async fn run(arguments: PowerCutArguments) -> anyhow::Result<Verdict> {
         arguments.rounds, counts.ok, counts.info
     );
     cluster.check_alive()?;
-    let count = |words: &str| -> usize {
-        let logs = (0..NODES).map(|node| cluster.node(node).log());
-        logs.map(|log| log.matches(words).count()).sum()
+    let logs: Vec<String> = (0..NODES).map(|node| cluster.node(node).log()).collect();
+    let count = |words| {
+        logs.iter()
+            .map(|log| log.matches(words).count())
+            .sum::<usize>()
     };
     println!(
-        "starts that found an unfinished write: {}; a snapshot without its record: {}",
+        "starts that found an unfinished write: {}; snapshots written: {}",
         count("ended in an unfinished write"),
-        count("resuming at a snapshot received before")
+        count("snapshot written")
     );
     Ok(match violations {
         0 if counts.ok > 0 => Verdict::Valid,
         _ => Verdict::Invalid,
     })
+}
+
+/// One cut, and what was written before it; all nodes run afterwards.
+async fn cut(
+    cluster: &mut Cluster,
+    machine: &mut Machine,
+    plan: &Plan,
+    moment: Duration,
+) -> anyhow::Result<(Ledger, usize)> {
+    let load = Load::start(&cluster.addresses(), cluster.token(), plan);
+    tokio::time::sleep(moment).await;
+    load.draw_the_line();
+    let stood = machine.copy()?;
+    cluster.kill_all();
+    let report = load.stop().await?;
+    machine.go_on_from_the_copy()?;
+    let begin = Instant::now();
+    cluster.restart_all().await?;
+    cluster.leader().await?;
+    let counts = report.ledger.counts();
+    let ledger = Arc::new(report.ledger);
+    let violations = read_back(cluster, Arc::clone(&ledger)).await?;
+    println!(
+        "after {moment:.2?}, copied in {stood:.2?}; {} answered before, {} of unknown fate; led \
+         again after {:.1} s; {violations} violations",
+        counts.ok,
+        counts.info,
+        begin.elapsed().as_secs_f64(),
+    );
+    let ledger = Arc::into_inner(ledger).context("the readers have ended")?;
+    Ok((ledger, violations))
 }
 
 async fn read_back(cluster: &Cluster, ledger: Arc<Ledger>) -> anyhow::Result<usize> {

@@ -40,9 +40,13 @@ impl Target {
     ];
 
     /// Whether no such damage may end the node: a whole batch header lies
-    /// behind it.
+    /// behind it, and a snapshot or the log from its beginning is left to unseal
+    /// from.
     pub fn is_repairable(self) -> bool {
-        !matches!(self, Target::LastBatch | Target::SegmentHeaders)
+        !matches!(
+            self,
+            Target::LastBatch | Target::SegmentHeaders | Target::EverySnapshot
+        )
     }
 
     /// Flips bits below a data directory; says where.
