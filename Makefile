@@ -112,14 +112,14 @@ $(CARGO_MUTANTS):
 	rm -rf target/tools/build
 
 ## The only unsafe code, src/disk, alone. Miri interprets what needs no file: the
-## stores through raw pointers, aligned buffers, the disk in memory (it knows
+## stores through raw pointers, aligned blocks, the disk in memory (it knows
 ## neither maps of files nor posix_fadvise; needs a nightly toolchain with the
 ## components miri and rust-src). Then all of it with real files and maps under
 ## AddressSanitizer.
 unsafe:
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked \
 	    --manifest-path tests/disk/Cargo.toml --target-dir target/miri -- \
-	    mapped:: direct:: memory_disk append_cut crash_undoes power_cut
+	    mapped:: blocks:: memory_disk append_cut crash_undoes power_cut
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked \
 	    --manifest-path tests/disk/Cargo.toml --target-dir target/sanitized \
 	    --target $$(rustc --print host-tuple)

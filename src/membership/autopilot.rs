@@ -547,6 +547,7 @@ mod tests {
             first: LogIndex(5),
             last: LogIndex(9),
             anchor: (LogIndex(10), Term(1)),
+            first_term: None,
         };
         let mut memory = Stability::default();
         memory.note_repair(Millis(59_000), NodeId(2), ask);

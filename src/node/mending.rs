@@ -81,7 +81,13 @@ impl Inner {
         let last = self.status.newest().0.last_index;
         let deadline = Instant::now() + PATIENCE;
         let mut is_asked = false;
-        while self.newest_snapshot() < last {
+        loop {
+            if last <= self.newest_snapshot() {
+                if last <= self.newest_sound_snapshot().await? {
+                    return Ok(());
+                }
+                is_asked = false;
+            }
             if deadline < Instant::now() {
                 return Err(format!("entries up to {last} are not in a snapshot yet"));
             }
@@ -90,12 +96,20 @@ impl Inner {
             }
             sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     fn newest_snapshot(&self) -> LogIndex {
         let newest = self.snapshots.directory().newest();
         newest.map_or(LogIndex(0), |info| info.meta.index)
+    }
+
+    /// It may have decayed, too: a node alone has nobody else to ask.
+    async fn newest_sound_snapshot(&self) -> Result<LogIndex, String> {
+        let directory = self.snapshots.directory().clone();
+        let verified = tokio::task::spawn_blocking(move || directory.newest_verified());
+        let verified = verified.await.map_err(|error| chain(&error))?;
+        let newest = verified.map_err(|error| chain(&error))?;
+        Ok(newest.map_or(LogIndex(0), |info| info.meta.index))
     }
 
     /// Has another member lead, if there is one that can.

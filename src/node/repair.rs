@@ -62,7 +62,8 @@ pub(super) fn answer(
     let mut holds = holds.into_iter().skip(1);
     entries.retain(|entry| {
         let is_held = holds.next() == Some(true);
-        is_held && (is_anchored || entry.term == ask.anchor.1)
+        let is_told = entry.term == ask.anchor.1 || entry.index <= commit_index;
+        is_held && (is_anchored || is_told)
     });
     let committed = commit_index.min(ask.anchor.0);
     let term = held.term_at(committed);
@@ -97,8 +98,13 @@ impl Held for WalReader {
     }
 
     fn may_have_first(&self, ask: &RepairAsk) -> bool {
-        let positions = [ask.anchor, (ask.first, ask.anchor.1)];
-        ask.first < self.bounds().0 || self.hold(&positions).contains(&true)
+        let may_be_it = |held: Term| match ask.first_term {
+            Some(known) => held == known,
+            None => held <= ask.anchor.1,
+        };
+        ask.first < self.bounds().0
+            || self.hold(&[ask.anchor])[0]
+            || self.term_at(ask.first).is_some_and(may_be_it)
     }
 }
 
@@ -200,7 +206,8 @@ struct Asked {
     turn: u64,
     /// Position that its newest snapshot covers, as it said.
     snapshot_index: LogIndex,
-    /// Position for which it has nothing, as it said last.
+    /// The first missing position, when it was last asked for it, if it has
+    /// nothing there.
     lacks: Option<LogIndex>,
 }
 
@@ -306,11 +313,15 @@ impl Repair {
     }
 
     fn learn(&mut self, from: NodeId, answer: RepairAnswer) -> Words {
+        let first_missing = self.progress.first_missing;
         let Some(asked) = self.peers.get_mut(&from) else {
             return Words::new();
         };
         asked.snapshot_index = answer.snapshot_index;
-        asked.lacks = answer.lacks_first.then_some(answer.ask.first);
+        // Other gaps are asked for in turn: they say nothing about this one.
+        if first_missing == Some(answer.ask.first) {
+            asked.lacks = answer.lacks_first.then_some(answer.ask.first);
+        }
         let anchor = answer.is_anchored.then_some(answer.ask.anchor);
         let (before, fetched) = (self.progress, self.progress.fetched);
         let superseded = answer.committed.is_some_and(|committed| {
@@ -323,11 +334,14 @@ impl Repair {
         }
         let last = answer.entries.last().map(|entry| entry.index);
         for entry in answer.entries {
-            if self.salvage.entry(entry.index).is_none()
-                && self.salvage.supply(entry, anchor).is_ok()
-            {
-                self.progress.fetched += 1;
+            if self.salvage.entry(entry.index).is_some() {
+                continue;
             }
+            let supplied = match entry.index <= answer.commit_index {
+                true => self.salvage.supply_committed(entry, anchor),
+                false => self.salvage.supply(entry, anchor),
+            };
+            self.progress.fetched += u64::from(supplied.is_ok());
         }
         self.count();
         let is_learnt =
@@ -357,6 +371,7 @@ impl Repair {
             first: wanted.first,
             last: wanted.last,
             anchor: wanted.anchor,
+            first_term: self.salvage.term_at(wanted.first),
         };
         Some((of, RepairMessage::Ask(ask)))
     }

@@ -26,6 +26,8 @@ pub struct RepairAsk {
     /// A position at or after `last`, and the term known there: a log that
     /// holds that entry held the same ones before it (Log Matching).
     pub anchor: (LogIndex, Term),
+    /// The term of the first one, if it is known.
+    pub first_term: Option<Term>,
 }
 
 /// What a node holds of what was asked for.
@@ -34,7 +36,7 @@ pub struct RepairAnswer {
     /// The question.
     pub ask: RepairAsk,
     /// Whether the log that answers holds the anchor. If not, entries of the
-    /// anchor's term alone are given.
+    /// anchor's term and committed ones alone are given.
     pub is_anchored: bool,
     /// Entries from `first` to `last`, ascending; some or none of them.
     pub entries: Vec<Entry>,
@@ -48,8 +50,8 @@ pub struct RepairAnswer {
     /// What the newest durable snapshot there covers; 0 without one.
     pub snapshot_index: LogIndex,
     /// A node that has lost nothing has nothing for the first position asked
-    /// for: not the entry, nor a snapshot that covers it. Of one that has lost
-    /// something this is never known.
+    /// for: no entry that may be it, nor a snapshot that covers it. Of one that
+    /// has lost something this is never known.
     pub lacks_first: bool,
 }
 

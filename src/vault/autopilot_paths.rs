@@ -236,6 +236,7 @@ mod tests {
                 first: LogIndex(5),
                 last: LogIndex(9),
                 anchor: (LogIndex(20), Term(2)),
+                first_term: None,
             }),
             ..ServerHealth::default()
         };

@@ -69,8 +69,7 @@ pub struct Wanted {
     /// Last position.
     pub last: LogIndex,
     /// A position at or after `last` whose term is known: a log that holds
-    /// this entry agrees with the lost one before it. At `last` itself, all
-    /// the wanted entries are of this term.
+    /// this entry agrees with the lost one before it.
     pub anchor: Position,
 }
 
@@ -596,6 +595,29 @@ impl Salvage {
         }
         self.pool.insert((index, entry.term), entry);
         Ok(())
+    }
+
+    /// The same of an entry that the peer knows to be committed: where this log
+    /// knew the position to be committed, too, it was the same one.
+    ///
+    /// # Errors
+    /// As [`Salvage::supply`].
+    pub fn supply_committed(
+        &mut self,
+        entry: Entry,
+        anchor: Option<Position>,
+    ) -> Result<(), Unsuitable> {
+        let (index, term) = (entry.index, entry.term);
+        if index <= self.hard_state.commit_index && self.term_at(index).is_none() {
+            let below = self.terms.range(..index).next_back();
+            let above = self.terms.range(index..).next();
+            let fits =
+                below.is_none_or(|(_, of)| *of <= term) && above.is_some_and(|(_, of)| term <= *of);
+            if fits {
+                self.terms.insert(index, term);
+            }
+        }
+        self.supply(entry, anchor)
     }
 
     /// A peer that committed the snapshot's position holds the anchor of what

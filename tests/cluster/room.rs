@@ -110,6 +110,7 @@ async fn memory_quota_refuses_growth_by_name() {
 async fn decay_of_a_closed_segment_is_repaired_while_running() {
     let shape = Shape {
         segment_bytes: 64 << 10,
+        snapshot_entries: 30,
         ..in_memory()
     };
     let mut cluster = Cluster::of(1, shape).await;

@@ -167,6 +167,7 @@ fn snapshot_is_asked_for_when_entries_do_not_come() {
         first: LogIndex(2),
         last: LogIndex(2),
         anchor: (LogIndex(2), Term(1)),
+        first_term: None,
     };
     let told = RepairMessage::Answer(RepairAnswer {
         ask,
@@ -195,6 +196,7 @@ fn strangers_are_not_listened_to() {
         first: LogIndex(2),
         last: LogIndex(2),
         anchor: (LogIndex(2), Term(1)),
+        first_term: None,
     };
     let told = answer(&wal.reader(), ask, LogIndex(3), LogIndex(0));
     assert!(repair.handle(NodeId(9), told).is_empty());
@@ -210,8 +212,9 @@ fn answers_are_bounded_and_within_the_question() {
             first: LogIndex(first),
             last: LogIndex(last),
             anchor: (LogIndex(anchor.0), Term(anchor.1)),
+            first_term: None,
         };
-        match answer(&reader, ask, LogIndex(4), LogIndex(0)) {
+        match answer(&reader, ask, LogIndex(1), LogIndex(0)) {
             RepairMessage::Answer(answer) => {
                 let indexes = answer.entries.iter().map(|entry| entry.index.0);
                 (answer.is_anchored, indexes.collect::<Vec<_>>())
@@ -220,9 +223,10 @@ fn answers_are_bounded_and_within_the_question() {
         }
     };
     assert_eq!(told(2, 3, (4, 2)), (true, vec![2, 3]));
-    // Without the anchor only entries of its term.
-    assert_eq!(told(1, 4, (9, 2)), (false, vec![3, 4]));
-    assert_eq!(told(1, 4, (9, 7)), (false, vec![]));
+    // Without the anchor only entries of its term, and what is committed.
+    assert_eq!(told(1, 4, (9, 2)), (false, vec![1, 3, 4]));
+    assert_eq!(told(1, 4, (9, 7)), (false, vec![1]));
+    assert_eq!(told(2, 4, (9, 7)), (false, vec![]));
     // Nonsense.
     for (first, last, anchor) in [
         (3, 2, (4, 2)),
@@ -259,6 +263,25 @@ fn entry_that_nobody_left_has_ends_the_log() {
     assert!(repair.is_whole());
     assert_eq!(repair.salvage().last(), (LogIndex(3), Term(2)));
     assert_eq!(repair.settle_lost(), None);
+}
+
+/// Each is asked for one gap after the other, not all for the same at once.
+/// What is known to be committed here and there is the same, whatever its term.
+#[test]
+fn entries_that_nobody_left_has_are_told_apart() {
+    let mut repair = patient(&[1, 1, 2, 2, 2, 2], 2, &[3, 5]);
+    repair.only_among([NodeId(2), NodeId(3)].into_iter());
+    let (_disk, short) = log(&[1, 1], 2);
+    let short = short.reader();
+    let peers = [
+        (NodeId(2), &short as &dyn Held, 2, 0),
+        (NodeId(3), &short as &dyn Held, 2, 0),
+    ];
+    converse(&mut repair, &peers[..1]);
+    converse(&mut repair, &peers);
+    converse(&mut repair, &peers[1..]);
+    assert_eq!(repair.settle_lost(), Some(Nowhere::Cut(LogIndex(3))));
+    assert!(repair.is_whole());
 }
 
 #[test]
@@ -304,6 +327,7 @@ fn told(reader: &WalReader, raft: &Raft, anchor: Position) -> RepairAnswer {
         first: anchor.0,
         last: anchor.0,
         anchor,
+        first_term: None,
     };
     match answer(reader, ask, settled(&raft.status()), LogIndex(0)) {
         RepairMessage::Answer(answer) => answer,
