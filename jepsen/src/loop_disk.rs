@@ -40,6 +40,24 @@ impl LoopDisk {
         run("mount", &["-o".as_ref(), "loop".as_ref(), image, mount])
     }
 
+    /// Has the device take at most so many KiB at a time, until it is unmounted:
+    /// a longer write is several to it, of which any number may be done.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn limit_requests(&self, kib: u32) -> anyhow::Result<()> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+        let mount = self.mount.to_string_lossy();
+        let mut lines = mounts.lines().map(|line| line.split(' '));
+        let device = lines.find_map(|mut words| {
+            let device = words.next()?.strip_prefix("/dev/")?;
+            (words.next()? == mount).then_some(device)
+        });
+        let device = device.context("the device of the mount")?;
+        let path = format!("/sys/block/{device}/queue/max_sectors_kb");
+        fs::write(&path, kib.to_string()).with_context(|| format!("write {path}"))
+    }
+
     /// Copies what the device holds, without asking the file system on it to
     /// write anything. Its image must not change meanwhile.
     ///

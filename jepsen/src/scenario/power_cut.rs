@@ -5,7 +5,7 @@
 //! All nodes live on one ext4, in an image on a file system of its own. That
 //! one is frozen for a moment and the image copied: no block is written
 //! meanwhile, so the copy is what the disk held at one instant, in the middle
-//! of whatever the nodes and the kernel were writing. What was only in memory
+//! of whatever the nodes and the kernel were writing, a block at a time. What was only in memory
 //! is not in it, ext4's own journal is not closed. Then everything is killed,
 //! and the nodes are started on the copy.
 
@@ -57,6 +57,8 @@ const NODES: usize = 3;
 /// Sparse: what is not written takes no space.
 const DISK_BYTES: u64 = 2 << 30;
 const OUTER_BYTES: u64 = 3 << 30;
+/// The device takes a block at a time, so that a cut may tear longer writes.
+const REQUEST_KIB: u32 = 4;
 /// The power fails so long after the load began, at least and at most.
 const MILLISECONDS: (u64, u64) = (100, 1100);
 
@@ -176,6 +178,7 @@ impl Machine {
         let directory = Directory::create(false)?;
         let outer = LoopDisk::create(directory.path(), "outer", OUTER_BYTES)?;
         let inner = LoopDisk::create(outer.path(), "inner", DISK_BYTES)?;
+        inner.limit_requests(REQUEST_KIB)?;
         Ok(Machine {
             inner,
             outer,
@@ -202,6 +205,7 @@ impl Machine {
 
     /// What was written since the copy is lost. Nothing may use the disk.
     fn go_on_from_the_copy(&mut self) -> anyhow::Result<()> {
-        self.inner.replace_by(&self.copy_path())
+        self.inner.replace_by(&self.copy_path())?;
+        self.inner.limit_requests(REQUEST_KIB)
     }
 }
