@@ -93,6 +93,9 @@ fn explain(seed: u64, failure: &Failure, arguments: &SimArguments) {
     println!("\nshrunk in {} runs; its story:\n", shrunk.runs);
     let lines: Vec<&str> = told.story.lines().collect();
     let first = lines.len().saturating_sub(STORY_LINES_MAX);
+    if 0 < first {
+        println!("  ({first} lines are before these)");
+    }
     println!("{}", lines[first..].join("\n"));
     println!(
         "\nschedule of {} acts in {} s, {:?}:",
