@@ -466,6 +466,11 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0..3_u8, 0..3)
 }
 
+/// Also such as the map keeps beside their keys.
+fn any_value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![3 => value(), 1 => (500..600_usize).prop_map(|length| vec![1; length])]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let precondition = (key(), prop::option::weighted(0.3, value()))
         .prop_map(|(key, expected)| Precondition { key, expected });
@@ -531,7 +536,7 @@ proptest! {
     /// The production map against the oracle behind the same trait.
     #[test]
     fn maps_behind_the_trait_agree(
-        operations in prop::collection::vec((key(), prop::option::of(value())), 0..600),
+        operations in prop::collection::vec((key(), prop::option::of(any_value())), 0..600),
         prefix in "[ab/]{0,3}",
     ) {
         let mut persistent = Entries::<PersistentMap>::default();

@@ -72,6 +72,13 @@ impl Pair {
         &self.bytes[HEAD_BYTES..]
     }
 
+    /// Whether another clone lives.
+    #[cfg(test)]
+    #[must_use]
+    pub fn is_held_elsewhere(&self) -> bool {
+        1 < Arc::strong_count(&self.bytes)
+    }
+
     fn key_end(&self) -> usize {
         let head = self.bytes.first_chunk().expect("every pair has one");
         // It was a length in memory.
