@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 
-use crate::types::{Command, EntryPayload, Membership};
+use crate::types::{Command, CommandRef, EntryPayload, Membership};
 
 /// The largest encoded value accepted anywhere, in bytes: a message of at most
 /// 8 MiB of entries plus its own framing.
@@ -89,6 +89,35 @@ pub fn encode_command(command: &Command) -> Arc<[u8]> {
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
     decode("command", bytes)
 }
+
+/// Decodes what [`encode_command`] wrote without copying keys and values;
+/// `None` for an entry so large that the two might meet their bounds apart,
+/// because what they build has other sizes: [`decode_command`] decides then.
+///
+/// # Errors
+/// Exactly where [`decode_command`] has one.
+pub fn borrow_command(bytes: &[u8]) -> Option<Result<CommandRef<'_>, CodecError>> {
+    if BORROWED_BYTES_MAX < bytes.len() {
+        return None;
+    }
+    let what = "command";
+    Some(match bincode::borrow_decode_from_slice(bytes, DECODE) {
+        Ok((command, used)) if used == bytes.len() => Ok(command),
+        Ok((_, used)) => Err(CodecError::TrailingBytes {
+            what,
+            used,
+            left: bytes.len() - used,
+        }),
+        Err(error) => Err(CodecError::Malformed {
+            what,
+            reason: error.to_string(),
+        }),
+    })
+}
+
+/// What an entry of this size can be decoded to, some 48 bytes for each twelve
+/// of it, stays far below [`DECODE_BYTES_MAX`] either way.
+const BORROWED_BYTES_MAX: usize = 1 << 20;
 
 const KIND_NOOP: u8 = 1;
 const KIND_COMMAND: u8 = 2;

@@ -28,8 +28,9 @@ use std::sync::Arc;
 
 use crate::codec;
 use crate::types::{
-    Checkpoint, Command, Entry, EntryPayload, LogIndex, Membership, Operation, Outcome, Pair,
-    Precondition, Record, RestoreStep, SnapshotMeta, StateHeader, Term, Transaction,
+    Checkpoint, Command, CommandRef, Entry, EntryPayload, LogIndex, Membership, OperationRef,
+    Outcome, Pair, PreconditionRef, Record, RestoreStep, SnapshotMeta, StateHeader, Term,
+    TransactionRef,
 };
 
 use restore::{Shadow, Step};
@@ -120,13 +121,7 @@ impl Store {
                 self.applied.membership_index = entry.index;
                 None
             }
-            EntryPayload::Command(bytes) => Some(match codec::decode_command(bytes) {
-                Ok(Command::Transaction(transaction)) => self.transact(transaction),
-                Ok(Command::Restore(step)) => self.restore(step),
-                Err(_) => Outcome::RestoreRefused {
-                    reason: UNDECODABLE,
-                },
-            }),
+            EntryPayload::Command(bytes) => Some(self.execute(bytes)),
         }
     }
 
@@ -239,28 +234,40 @@ impl Store {
         self.applied.restore_epoch
     }
 
-    fn transact(&mut self, transaction: Transaction) -> Outcome {
-        let broken = transaction
-            .preconditions
-            .into_iter()
-            .find(|precondition| !self.holds(precondition));
-        if let Some(Precondition { key, .. }) = broken {
+    fn execute(&mut self, command: &[u8]) -> Outcome {
+        let refused = Outcome::RestoreRefused {
+            reason: UNDECODABLE,
+        };
+        match codec::borrow_command(command) {
+            Some(Ok(CommandRef::Transaction(transaction))) => self.transact(&transaction),
+            Some(Ok(CommandRef::Restore(step))) => self.restore(step),
+            Some(Err(_)) => refused,
+            None => match codec::decode_command(command) {
+                Ok(Command::Transaction(transaction)) => self.transact(&transaction.borrowed()),
+                Ok(Command::Restore(step)) => self.restore(step),
+                Err(_) => refused,
+            },
+        }
+    }
+
+    fn transact(&mut self, transaction: &TransactionRef<'_>) -> Outcome {
+        let mut preconditions = transaction.preconditions.iter();
+        if let Some(broken) = preconditions.find(|it| !self.holds(it)) {
+            let key = broken.key.to_owned();
             return Outcome::PreconditionFailed { key };
         }
-        for operation in transaction.operations {
-            match operation {
-                Operation::Put { key, value } => {
-                    self.entries.put(Pair::new(&key, &value));
-                }
-                Operation::Delete { key } => self.entries.delete(&key),
+        for operation in &transaction.operations {
+            match *operation {
+                OperationRef::Put { key, value } => self.entries.put(Pair::new(key, value)),
+                OperationRef::Delete { key } => self.entries.delete(key),
             }
         }
         Outcome::Applied
     }
 
-    fn holds(&self, precondition: &Precondition) -> bool {
-        let pair = self.entries.pair(&precondition.key);
-        pair.map(Pair::value) == precondition.expected.as_deref()
+    fn holds(&self, precondition: &PreconditionRef<'_>) -> bool {
+        let pair = self.entries.pair(precondition.key);
+        pair.map(Pair::value) == precondition.expected
     }
 
     fn restore(&mut self, step: RestoreStep) -> Outcome {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{Member, NodeId, RestoreProgress};
+use crate::types::{Member, NodeId, Operation, Precondition, RestoreProgress, Transaction};
 
 /// A store that numbers its own entries.
 #[derive(Default)]
@@ -501,6 +501,34 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 proptest! {
+    /// What is executed in place is what decoding makes of the same bytes,
+    /// whatever became of them; else replicas that do it the other way differ.
+    #[test]
+    fn borrowed_command_is_the_decoded_one(
+        command in command(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        kept in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        added in prop::option::weighted(0.2, any::<u8>()),
+    ) {
+        let mut bytes = codec::encode_command(&command).to_vec();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        bytes.truncate(kept.map_or(bytes.len(), |kept| kept.index(bytes.len())));
+        bytes.extend(added);
+        let borrowed = codec::borrow_command(&bytes).expect("it is small");
+        match (borrowed, codec::decode_command(&bytes)) {
+            (Ok(CommandRef::Transaction(borrowed)), Ok(Command::Transaction(decoded))) => {
+                prop_assert_eq!(borrowed, decoded.borrowed());
+            }
+            (Ok(CommandRef::Restore(borrowed)), Ok(Command::Restore(decoded))) => {
+                prop_assert_eq!(borrowed, decoded);
+            }
+            (borrowed, decoded) => prop_assert!(borrowed.is_err() && decoded.is_err()),
+        }
+    }
+
     #[test]
     fn random_commands_agree_with_the_model(
         commands in prop::collection::vec(command(), 0..60),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 /// The payload of [`super::EntryPayload::Command`], encoded by `codec`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,6 +50,73 @@ pub struct Precondition {
     pub key: String,
     /// The value as it was read.
     pub expected: Option<Vec<u8>>,
+}
+
+/// A [`Command`] as it lies in an entry: whoever executes it copies keys and
+/// values once, to where they stay.
+#[derive(Debug, PartialEq, Eq, BorrowDecode)]
+pub enum CommandRef<'a> {
+    /// As [`Command::Transaction`].
+    Transaction(TransactionRef<'a>),
+    /// As [`Command::Restore`].
+    Restore(RestoreStep),
+}
+
+/// A [`Transaction`] as it lies in an entry.
+#[derive(Debug, PartialEq, Eq, BorrowDecode)]
+pub struct TransactionRef<'a> {
+    /// As [`Transaction::preconditions`].
+    pub preconditions: Vec<PreconditionRef<'a>>,
+    /// As [`Transaction::operations`].
+    pub operations: Vec<OperationRef<'a>>,
+}
+
+/// An [`Operation`] as it lies in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorrowDecode)]
+pub enum OperationRef<'a> {
+    /// As [`Operation::Put`].
+    Put {
+        /// Storage path.
+        key: &'a str,
+        /// Its value.
+        value: &'a [u8],
+    },
+    /// As [`Operation::Delete`].
+    Delete {
+        /// Storage path.
+        key: &'a str,
+    },
+}
+
+/// A [`Precondition`] as it lies in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorrowDecode)]
+pub struct PreconditionRef<'a> {
+    /// Storage path.
+    pub key: &'a str,
+    /// The value as it was read.
+    pub expected: Option<&'a [u8]>,
+}
+
+impl Transaction {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> TransactionRef<'_> {
+        let preconditions = self
+            .preconditions
+            .iter()
+            .map(|precondition| PreconditionRef {
+                key: &precondition.key,
+                expected: precondition.expected.as_deref(),
+            });
+        let operations = self.operations.iter().map(|operation| match operation {
+            Operation::Put { key, value } => OperationRef::Put { key, value },
+            Operation::Delete { key } => OperationRef::Delete { key },
+        });
+        TransactionRef {
+            preconditions: preconditions.collect(),
+            operations: operations.collect(),
+        }
+    }
 }
 
 /// Restoring an archive travels through the log like everything else: chunks

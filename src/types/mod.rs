@@ -10,7 +10,10 @@ mod persist;
 mod repair;
 mod state;
 
-pub use command::{Command, Operation, Outcome, Precondition, RestoreStep, Transaction};
+pub use command::{
+    Command, CommandRef, Operation, OperationRef, Outcome, Precondition, PreconditionRef,
+    RestoreStep, Transaction, TransactionRef,
+};
 pub use entry::{Entry, EntryPayload};
 pub use ids::{ByteCount, ClusterId, Incarnation, LogIndex, Millis, NodeId, Sequence, Term};
 pub use membership::{Member, Membership, MembershipChange};

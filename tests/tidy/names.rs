@@ -78,11 +78,12 @@ fn unsafe_outside_disk(file: &TextFile) -> Vec<String> {
 
 /// Outside `codec`, bincode may only be named to derive its traits.
 fn bincode_outside_codec(file: &TextFile) -> Vec<String> {
-    const DERIVES: [&str; 4] = [
+    const DERIVES: [&str; 5] = [
         "use bincode::{Decode, Encode};",
         "use bincode::{Encode, Decode};",
         "use bincode::Encode;",
         "use bincode::Decode;",
+        "use bincode::{BorrowDecode, Decode, Encode};",
     ];
     if file.path.starts_with("src/codec/") {
         return Vec::new();
