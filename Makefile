@@ -20,13 +20,14 @@ CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 CARGO_MUTANTS := $(TOOLS)/bin/cargo-mutants
 CARGO_MUTANTS_VERSION := 27.1.0
+CARGO_FUZZ = RUSTC_BOOTSTRAP=1 PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH cargo fuzz
 HOLDFAST := target/release/holdfast
 JEPSEN := target/release/jepsen
 
 # The reference server comes with its command line client from PyPI.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 600
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 SEEDS ?= 0..20000
@@ -168,15 +169,20 @@ storage: server
 	cargo build --release --locked --manifest-path jepsen/peers/Cargo.toml --target-dir target/peers
 	$(JEPSEN) storage --directory target --output target/storage.md $(STORAGE)
 
-## Every fuzz target for a while; new inputs go to target/fuzz-corpus. A stable
-## compiler takes the sanitizer's flags with RUSTC_BOOTSTRAP; needs g++.
+## Every fuzz target for FUZZ_SECONDS, JOBS at a time, then a table of
+## executions and edges. New inputs go to target/fuzz-corpus, what was found to
+## fuzz/artifacts, logs beside the inputs. A stable compiler takes the
+## sanitizer's flags with RUSTC_BOOTSTRAP; needs g++.
 fuzz: $(TOOLS)/bin/cargo-fuzz
-	for target in $(FUZZ_TARGETS); do \
-	    mkdir -p target/fuzz-corpus/$$target; \
-	    RUSTC_BOOTSTRAP=1 PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH cargo fuzz run $$target \
-	        target/fuzz-corpus/$$target fuzz/corpus/$$target -- \
-	        -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048; \
-	done
+	$(CARGO_FUZZ) build
+	$(MAKE) --no-print-directory --jobs $(JOBS) $(addprefix fuzz-,$(FUZZ_TARGETS))
+	@awk -f fuzz/table.awk $(patsubst %,target/fuzz-corpus/%.log,$(FUZZ_TARGETS))
+
+fuzz-%:
+	mkdir -p target/fuzz-corpus/$*
+	$(CARGO_FUZZ) run $* target/fuzz-corpus/$* fuzz/corpus/$* -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
+	    > target/fuzz-corpus/$*.log 2>&1 || { tail -n 60 target/fuzz-corpus/$*.log; exit 1; }
 
 $(TOOLS)/bin/cargo-fuzz:
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-fuzz@0.13.2 \
