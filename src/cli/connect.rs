@@ -127,10 +127,13 @@ async fn discovered(text: &str) -> Result<Vec<String>, LeaderApiError> {
     let wanted =
         AutoJoin::parse(text).map_err(|error| failed(JoinFailure::Target, error.to_string()))?;
     let provider = wanted.provider();
-    wanted
-        .hosts()
-        .await
-        .map_err(|error| failed(JoinFailure::Dns, format!("discover-{provider}: {error}")))
+    wanted.hosts().await.map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::TimedOut => JoinFailure::TimedOut,
+            _ => JoinFailure::Dns,
+        };
+        failed(kind, format!("discover-{provider}: {error}"))
+    })
 }
 
 fn error_text(answer: &Value) -> String {

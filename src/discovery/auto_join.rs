@@ -5,6 +5,10 @@
 //! Errors never show a value: some providers take secrets.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// For a name to be resolved.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What an `auto_join` text asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +23,13 @@ pub enum AutoJoin {
 /// An `auto_join` text that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AutoJoinError {
-    /// A key without a value.
-    #[error("discover: {0}: missing '='")]
-    ValueMissing(String),
+    /// A word without a `=`: a key without its value, or the rest of a value
+    /// that was not quoted.
+    #[error("discover: word {position}: missing '='")]
+    ValueMissing {
+        /// Its place in the text, from 1.
+        position: usize,
+    },
     /// A quote that does not end.
     #[error("discover: {key}: error with key=value pair unbalanced quotes")]
     UnbalancedQuotes {
@@ -100,12 +108,13 @@ impl AutoJoin {
     /// Hosts of members, IP addresses; sorted, each once.
     ///
     /// # Errors
-    /// The provider's words.
+    /// The provider's words; `TimedOut` after 5 s.
     pub async fn hosts(&self) -> Result<Vec<String>, std::io::Error> {
         match self {
             Self::Dns { name } => {
                 let any_port = 0;
-                let found = tokio::net::lookup_host((name.as_str(), any_port)).await?;
+                let found = tokio::net::lookup_host((name.as_str(), any_port));
+                let found = tokio::time::timeout(RESOLVE_LIMIT, found).await??;
                 let hosts: std::collections::BTreeSet<_> =
                     found.map(|address| address.ip()).collect();
                 Ok(hosts.into_iter().map(|ip| ip.to_string()).collect())
@@ -117,13 +126,17 @@ impl AutoJoin {
 fn pairs(text: &str) -> Result<BTreeMap<String, String>, AutoJoinError> {
     let mut found = BTreeMap::new();
     let mut rest = text.trim_start();
-    while !rest.is_empty() {
+    for pair in 0.. {
+        if rest.is_empty() {
+            break;
+        }
         let unbalanced = |key: &str| AutoJoinError::UnbalancedQuotes {
             key: key.to_owned(),
         };
         let (key, after_key) = word(rest, true).ok_or_else(|| unbalanced(""))?;
         let Some(value) = after_key.trim_start().strip_prefix('=') else {
-            return Err(AutoJoinError::ValueMissing(key));
+            let position = pair + 1;
+            return Err(AutoJoinError::ValueMissing { position });
         };
         let (value, after) = word(value.trim_start(), false).ok_or_else(|| unbalanced(&key))?;
         found.insert(key, value);
@@ -187,8 +200,12 @@ mod tests {
         for (text, reason) in [
             ("", "discover: no provider"),
             ("x=1", "discover: no provider"),
-            ("nope", "discover: nope: missing '='"),
-            ("provider=k8s bogus", "discover: bogus: missing '='"),
+            ("nope", "discover: word 1: missing '='"),
+            ("provider=k8s bogus", "discover: word 2: missing '='"),
+            (
+                "provider=aws key=correct secret",
+                "discover: word 3: missing '='",
+            ),
             (
                 "\"",
                 "discover: : error with key=value pair unbalanced quotes",

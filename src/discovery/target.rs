@@ -67,9 +67,9 @@ pub struct Origin {
 /// A stanza that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// Not `http(s)://host[:port]`.
-    #[error("leader API address {0:?} is not an http or https URL")]
-    Address(String),
+    /// Not `http(s)://host[:port]`. What it is instead may hold a password.
+    #[error("the leader API address is not an http or https URL")]
+    Address,
     /// A certificate without its key, or the reverse.
     #[error("leader_client_cert and leader_client_key must be given together")]
     ClientIdentity,
@@ -93,8 +93,7 @@ impl JoinTarget {
     /// # Errors
     /// See [`TargetError`].
     pub fn new(stanza: &JoinStanza) -> Result<Self, TargetError> {
-        let origin = Origin::parse(&stanza.leader_api_addr)
-            .ok_or_else(|| TargetError::Address(stanza.leader_api_addr.clone()))?;
+        let origin = Origin::parse(&stanza.leader_api_addr).ok_or(TargetError::Address)?;
         let ca_pem = text_or_file(
             "leader_ca_cert_file",
             &stanza.leader_ca_cert,
@@ -273,7 +272,7 @@ mod tests {
     #[test]
     fn unusable_stanzas_say_why() {
         let mut stanza = JoinStanza {
-            leader_api_addr: "vault".to_owned(),
+            leader_api_addr: "https://user:password@vault".to_owned(),
             ..JoinStanza::default()
         };
         let message = |stanza: &JoinStanza| {
@@ -282,7 +281,7 @@ mod tests {
         };
         assert_eq!(
             message(&stanza),
-            "leader API address \"vault\" is not an http or https URL"
+            "the leader API address is not an http or https URL"
         );
         stanza.leader_api_addr = "https://vault:8200".to_owned();
         stanza.leader_client_cert = "certificate".to_owned();

@@ -309,7 +309,7 @@ async fn first_challenge_of_a_round_counts_and_failures_are_named() {
         texts,
         [
             "connect to http://127.0.0.1:1",
-            "leader API address \"nonsense\" is not an http or https URL"
+            "the leader API address is not an http or https URL"
         ]
     );
     assert!(find_leader(&[], "n").await.expect_err("nobody").is_empty());

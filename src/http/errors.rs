@@ -70,6 +70,7 @@ fn table(error: &VaultError, spelling: Spelling) -> (StatusCode, Vec<String>) {
             PhysicalError::NotRunning => {
                 (S::SERVICE_UNAVAILABLE, vec![VaultError::Sealed.to_string()])
             }
+            PhysicalError::CostsQuorum { .. } => (S::BAD_REQUEST, wrapped(text)),
             PhysicalError::OutcomeUnknown { .. }
             | PhysicalError::ValueTooLarge { .. }
             | PhysicalError::KeyTooLarge { .. }

@@ -64,9 +64,11 @@ pub(super) async fn join_status(router: &Router, call: Call) -> Reply {
 
 fn parse(fields: &Fields) -> Result<JoinBody, JsonError> {
     let port = fields.unsigned("auto_join_port")?;
+    let auto_join_port = u16::try_from(port)
+        .map_err(|_| JsonError(format!("auto_join_port {port} is no port: 0 to 65535")))?;
     Ok(JoinBody {
         auto_join_scheme: fields.string("auto_join_scheme")?,
-        auto_join_port: u16::try_from(port).unwrap_or(0),
+        auto_join_port,
         leader_api_addr: fields.string("leader_api_addr")?,
         leader_ca_cert: fields.string("leader_ca_cert")?,
         leader_client_cert: fields.string("leader_client_cert")?,
@@ -76,4 +78,23 @@ fn parse(fields: &Fields) -> Result<JoinBody, JsonError> {
         non_voter: fields.boolean("non_voter")?,
         auto_join: fields.string("auto_join")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::json::decode_object;
+
+    #[test]
+    fn port_that_is_none_is_refused() {
+        let parsed = |port: &str| {
+            let body = format!("{{\"auto_join_port\": {port}}}");
+            let map = decode_object(body.as_bytes()).expect("valid");
+            parse(&Fields::new("JoinRequest", map)).map(|body| body.auto_join_port)
+        };
+        assert_eq!(parsed("8200").ok(), Some(8200));
+        let refused = parsed("70000").expect_err("too large");
+        assert_eq!(refused.0, "auto_join_port 70000 is no port: 0 to 65535");
+        assert!(parsed("-1").is_err());
+    }
 }

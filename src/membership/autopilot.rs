@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::raft::{PeerStatus, Role, Status};
-use crate::types::{Incarnation, MembershipChange, Millis, NodeId, RepairAsk};
+use crate::types::{Incarnation, LogIndex, MembershipChange, Millis, NodeId, RepairAsk};
 
 pub use super::settings::{AutopilotConfig, AutopilotUpdate, ConfigError};
 
@@ -149,41 +149,46 @@ impl Stability {
     }
 }
 
-/// Looks at the members and names the learners to promote: those not marked
-/// `non_voter` that have been in contact and caught up for
+/// Looks at the members and names the learner to promote: one not marked
+/// `non_voter` that has been in contact and caught up for
 /// `server_stabilization_time` without a break, and answered just now: a vote
-/// given to a server that is gone can cost the quorum. Empty on any node but a
-/// ready leader, and while a membership change is half done.
-pub fn promotions(
+/// given to a server that is gone can cost the quorum. Of several the one with
+/// the longest log: the core is the likeliest to find it caught up, and one
+/// that it refuses holds up no other. `None` on any node but a ready leader,
+/// and while a membership change is half done.
+pub fn promotion(
     now: Millis,
     config: &AutopilotConfig,
     status: &Status,
     memory: &mut Stability,
-) -> Vec<MembershipChange> {
+) -> Option<MembershipChange> {
     memory.observe(now, config, status, status.leader);
     if memory.members.is_empty() || status.membership.is_joint() {
-        return Vec::new();
+        return None;
     }
     let stabilization = config.server_stabilization_time.as_milliseconds();
+    let matched = |id: &NodeId| {
+        let peer = status.peers.get(id);
+        peer.map_or(LogIndex(0), |peer| peer.match_index)
+    };
     let earned = |id: &NodeId| {
         let member = status.membership.members.get(id);
         let health = memory.members.get(id);
         member.is_some_and(|member| !member.non_voter)
+            && LogIndex(0) < matched(id)
             && status.peers.get(id).is_some_and(|peer| is_here(now, peer))
             && health.is_some_and(|health| {
                 health.healthy && now.0.saturating_sub(health.stable_since.0) >= stabilization
             })
     };
-    status
-        .membership
-        .learners
-        .iter()
+    let learners = status.membership.learners.iter();
+    let next = learners
         .filter(|id| earned(id))
-        .map(|id| MembershipChange::Promote(*id))
-        .collect()
+        .max_by_key(|id| matched(id));
+    next.map(|id| MembershipChange::Promote(*id))
 }
 
-/// The dead server to remove next, after the look that [`promotions`] takes:
+/// The dead server to remove next, after the look that [`promotion`] takes:
 /// non-voters first, then voters as long as `min_quorum` of them stay. One at a
 /// time: each removal must be committed before the next is thought of. `None`
 /// unless cleanup is configured.
@@ -229,7 +234,7 @@ fn is_healthy(now: Millis, config: &AutopilotConfig, status: &Status, id: NodeId
 }
 
 /// Heartbeats leave every 100 ms to 1 s, as configured.
-const HERE_WITHIN: Millis = Millis(2500);
+pub const HERE_WITHIN: Millis = Millis(2500);
 /// A node that repairs its log asks five times a second.
 pub const REPAIR_SHOWN_FOR: Millis = Millis(5000);
 
@@ -239,7 +244,7 @@ mod tests {
 
     use super::*;
     use crate::membership::GoDuration;
-    use crate::types::{LogIndex, Member, Membership, Term};
+    use crate::types::{Member, Membership, Term};
 
     const LEADER: NodeId = NodeId(1);
     const LEARNER: NodeId = NodeId(2);
@@ -282,9 +287,9 @@ mod tests {
         let mut memory = Stability::default();
         (0..=seconds).find(|second| {
             let now = second * 1000;
-            let changes = promotions(Millis(now), &config, &at(now), &mut memory);
-            assert!(changes.is_empty() || changes == [MembershipChange::Promote(LEARNER)]);
-            !changes.is_empty()
+            let change = promotion(Millis(now), &config, &at(now), &mut memory);
+            assert!(change.is_none() || change == Some(MembershipChange::Promote(LEARNER)));
+            change.is_some()
         })
     }
 
@@ -296,6 +301,37 @@ mod tests {
     #[test]
     fn learner_that_lags_is_not_promoted() {
         assert_eq!(promoted_at(60, |now| leading(now, 3999)), None);
+    }
+
+    // The core refuses a learner that it knows nothing of, however short the
+    // log is.
+    #[test]
+    fn learner_that_has_confirmed_nothing_is_not_promoted() {
+        let at = |now| Status {
+            last_index: LogIndex(20),
+            ..leading(now, 0)
+        };
+        assert_eq!(promoted_at(60, at), None);
+    }
+
+    // The core may refuse one of two: together neither would be promoted.
+    #[test]
+    fn learners_are_promoted_one_by_one_the_longest_log_first() {
+        let mut status = leading(10_000, 4500);
+        let longest = PeerStatus {
+            match_index: LogIndex(4501),
+            ..status.peers[&LEARNER]
+        };
+        status.peers.insert(NodeId(3), longest);
+        edit(&mut status, |m| {
+            m.learners.insert(NodeId(3));
+            m.members.insert(NodeId(3), Member::default());
+        });
+        let config = AutopilotConfig::default();
+        let mut memory = Stability::default();
+        promotion(Millis(0), &config, &status, &mut memory);
+        let first = promotion(Millis(10_000), &config, &status, &mut memory);
+        assert_eq!(first, Some(MembershipChange::Promote(NodeId(3))));
     }
 
     #[test]
@@ -310,7 +346,7 @@ mod tests {
         let mut memory = Stability::default();
         let promoted = (0..60).find(|second| {
             let now = second * 1000;
-            !promotions(Millis(now), &config, &at(now), &mut memory).is_empty()
+            promotion(Millis(now), &config, &at(now), &mut memory).is_some()
         });
         assert_eq!(promoted, Some(35));
     }
@@ -375,11 +411,11 @@ mod tests {
     fn losing_leadership_forgets_everything() {
         let config = AutopilotConfig::default();
         let mut memory = Stability::default();
-        promotions(Millis(0), &config, &leading(0, 5000), &mut memory);
+        promotion(Millis(0), &config, &leading(0, 5000), &mut memory);
         assert_eq!(memory.members().len(), 2);
         let mut follower = leading(1, 5000);
         follower.role = Role::Follower;
-        assert!(promotions(Millis(1), &config, &follower, &mut memory).is_empty());
+        assert!(promotion(Millis(1), &config, &follower, &mut memory).is_none());
         assert!(memory.members().is_empty());
     }
 
@@ -412,14 +448,18 @@ mod tests {
         let promoted_at_silence = |silence: u64| {
             let mut memory = memory.clone();
             let status = leading(30_000 - silence, 5000);
-            promotions(Millis(30_000), &config, &status, &mut memory).len()
+            promotion(Millis(30_000), &config, &status, &mut memory)
+                .iter()
+                .count()
         };
         assert_eq!(promoted_at_silence(0), 0, "first seen");
-        promotions(Millis(0), &config, &leading(0, 5000), &mut memory);
+        promotion(Millis(0), &config, &leading(0, 5000), &mut memory);
         let promoted_at_silence = |silence: u64| {
             let mut memory = memory.clone();
             let status = leading(30_000 - silence, 5000);
-            promotions(Millis(30_000), &config, &status, &mut memory).len()
+            promotion(Millis(30_000), &config, &status, &mut memory)
+                .iter()
+                .count()
         };
         assert_eq!(promoted_at_silence(2_499), 1);
         assert_eq!(promoted_at_silence(2_500), 0);

@@ -249,19 +249,20 @@ impl Backend for RaftNode {
         Box::pin(self.inner.admit(joiner))
     }
 
-    fn remove(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>> {
-        Box::pin(async move { self.inner.remove(&node_id).await })
+    fn remove(&self, node_id: String, force: bool) -> BoxFuture<'_, Result<(), PhysicalError>> {
+        Box::pin(async move { self.inner.remove(&node_id, force).await })
     }
 
     fn change_vote(
         &self,
         node_id: String,
         votes: bool,
+        force: bool,
     ) -> BoxFuture<'_, Result<(), PhysicalError>> {
         Box::pin(async move {
             match votes {
-                true => self.inner.promote(&node_id).await,
-                false => self.inner.demote(&node_id).await,
+                true => self.inner.promote(&node_id, force).await,
+                false => self.inner.demote(&node_id, force).await,
             }
         })
     }

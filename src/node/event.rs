@@ -28,10 +28,7 @@ pub(super) enum Event {
     /// Confirm a read.
     Read(ReadReply),
     /// Change the membership.
-    Change {
-        changes: Vec<MembershipChange>,
-        reply: ProposalReply,
-    },
+    Change(Change),
     /// Hand leadership over; answered with whom, or why not.
     Transfer {
         target: Option<NodeId>,
@@ -76,6 +73,16 @@ pub(super) enum Event {
     Autopilot(AutopilotConfig),
     /// The node is being sealed.
     Stop,
+}
+
+/// A membership change that somebody waits for.
+pub(super) struct Change {
+    /// Made in one step.
+    pub changes: Vec<MembershipChange>,
+    /// Even at the cost of the quorum.
+    pub is_forced: bool,
+    /// Who waits.
+    pub reply: ProposalReply,
 }
 
 /// A command on its way into the log.
@@ -240,13 +247,15 @@ impl EventSender {
         Ok(receiver)
     }
 
-    /// Asks for a membership change.
+    /// Asks for a membership change; unless forced, one that costs the quorum
+    /// is refused.
     ///
     /// # Errors
     /// `NotRunning`.
     pub fn change(
         &self,
         changes: Vec<MembershipChange>,
+        is_forced: bool,
     ) -> Result<oneshot::Receiver<ProposalResult>, PhysicalError> {
         let (outcome, receiver) = oneshot::channel();
         let reply = ProposalReply {
@@ -255,7 +264,11 @@ impl EventSender {
             displaced_is_undone: false,
             _permit: None,
         };
-        self.send_or_stopped(Event::Change { changes, reply })?;
+        self.send_or_stopped(Event::Change(Change {
+            changes,
+            is_forced,
+            reply,
+        }))?;
         Ok(receiver)
     }
 

@@ -473,7 +473,7 @@ impl ManualNode {
 
     /// Asks for a membership change.
     pub fn change(&self, changes: Vec<MembershipChange>) -> Ticket<Outcome> {
-        Ticket::from(self.events.change(changes))
+        Ticket::from(self.events.change(changes, true))
     }
 
     /// Asks to hand leadership over.
@@ -664,7 +664,7 @@ impl Peers for Recorder {
         None
     }
 
-    fn cluster_address(&self, _id: NodeId) -> Option<String> {
+    fn cluster_address(&self, _id: NodeId, _life: Incarnation) -> Option<String> {
         None
     }
 }

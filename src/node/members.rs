@@ -25,12 +25,12 @@ impl Inner {
         let events = self.leading()?;
         let (status, published) = self.status.newest();
         let change = admission(self.identity.id, &status, published, &joiner)?;
-        change_membership(&events, change).await
+        change_membership(&events, change, true).await
     }
 
     /// Removes a member; the leader hands over first, and whoever leads then
     /// is to be asked again: `NotLeader`.
-    pub(super) async fn remove(&self, node_id: &str) -> Result<(), PhysicalError> {
+    pub(super) async fn remove(&self, node_id: &str, force: bool) -> Result<(), PhysicalError> {
         let events = self.leading()?;
         let (status, _) = self.status.newest();
         let Ok(id) = member_named(&status, node_id) else {
@@ -40,19 +40,20 @@ impl Inner {
             self.hand_over_to(None).await?;
             return Err(PhysicalError::NotLeader);
         }
-        change_membership(&events, MembershipChange::Remove(id)).await
+        change_membership(&events, MembershipChange::Remove(id), force).await
     }
 
     /// Gives a member a vote. One that still catches up is waited for; one
     /// that does not answer would only make the quorum harder to reach.
-    pub(super) async fn promote(&self, node_id: &str) -> Result<(), PhysicalError> {
+    pub(super) async fn promote(&self, node_id: &str, force: bool) -> Result<(), PhysicalError> {
         let deadline = Instant::now() + CHANGE_WAIT;
         loop {
             let events = self.leading()?;
             let (status, now) = self.status.newest();
             let id = member_named(&status, node_id)?;
             if status.membership.is_voter(id) || is_caught_up(&status, now, id) {
-                return change_membership(&events, MembershipChange::Promote(id)).await;
+                let promote = MembershipChange::Promote(id);
+                return change_membership(&events, promote, force).await;
             }
             if deadline < Instant::now() {
                 return Err(PhysicalError::Unavailable {
@@ -68,7 +69,7 @@ impl Inner {
 
     /// Takes a member's vote; the leader hands over first, and whoever leads
     /// then is to be asked again: `NotLeader`.
-    pub(super) async fn demote(&self, node_id: &str) -> Result<(), PhysicalError> {
+    pub(super) async fn demote(&self, node_id: &str, force: bool) -> Result<(), PhysicalError> {
         let events = self.leading()?;
         let (status, _) = self.status.newest();
         let id = member_named(&status, node_id)?;
@@ -76,7 +77,7 @@ impl Inner {
             self.hand_over_to(None).await?;
             return Err(PhysicalError::NotLeader);
         }
-        change_membership(&events, MembershipChange::Demote(id)).await
+        change_membership(&events, MembershipChange::Demote(id), force).await
     }
 
     /// What fulfilling a wish about a member would do to the quorum.
@@ -237,13 +238,16 @@ fn is_live(status: &Status, now: Millis, id: NodeId) -> bool {
 }
 
 /// Asks until no other change is in the way, and waits until it is committed.
+/// Unless forced, each try is judged anew: another change may have been made
+/// meanwhile.
 async fn change_membership(
     events: &EventSender,
     change: MembershipChange,
+    is_forced: bool,
 ) -> Result<(), PhysicalError> {
     let deadline = Instant::now() + CHANGE_WAIT;
     loop {
-        let answer = events.change(vec![change.clone()])?;
+        let answer = events.change(vec![change.clone()], is_forced)?;
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(Ok(_))) => return Ok(()),
             // Another change is under way.

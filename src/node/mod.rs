@@ -33,6 +33,8 @@ mod event;
 
 mod board;
 
+mod changes;
+
 mod clock;
 
 mod peers;

@@ -33,6 +33,7 @@ pub(super) struct Greetings(Arc<Mutex<BTreeMap<NodeId, Addresses>>>);
 
 #[derive(Clone, PartialEq, Eq)]
 struct Addresses {
+    incarnation: Incarnation,
     api: String,
     cluster: String,
 }
@@ -48,6 +49,7 @@ impl Greetings {
     /// Whether anything is new.
     fn note(&self, hello: &Hello) -> bool {
         let addresses = Addresses {
+            incarnation: hello.incarnation,
             api: hello.api_address.clone(),
             cluster: hello.cluster_address.clone(),
         };
@@ -65,8 +67,11 @@ impl Greetings {
         self.known().get(&id).map(|known| known.api.clone())
     }
 
-    fn cluster(&self, id: NodeId) -> Option<String> {
-        self.known().get(&id).map(|known| known.cluster.clone())
+    /// Of this life only: another one's address is another node's by now.
+    fn cluster(&self, id: NodeId, life: Incarnation) -> Option<String> {
+        let known = self.known();
+        let known = known.get(&id).filter(|known| known.incarnation == life);
+        known.map(|known| known.cluster.clone())
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Addresses>> {
@@ -95,7 +100,7 @@ impl Peers for Alone {
         self.greetings.api(id)
     }
 
-    fn cluster_address(&self, _id: NodeId) -> Option<String> {
+    fn cluster_address(&self, _id: NodeId, _life: Incarnation) -> Option<String> {
         // Nobody listens yet: what the bootstrap recorded stays.
         None
     }
@@ -233,8 +238,8 @@ impl Peers for Connected {
         self.greetings.api(id)
     }
 
-    fn cluster_address(&self, id: NodeId) -> Option<String> {
-        self.greetings.cluster(id)
+    fn cluster_address(&self, id: NodeId, life: Incarnation) -> Option<String> {
+        self.greetings.cluster(id, life)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::raft::message::Message;
-use crate::types::{LogIndex, Membership, NodeId, RepairMessage};
+use crate::types::{Incarnation, LogIndex, Membership, NodeId, RepairMessage};
 
 /// Sends to peers; never blocks.
 pub(super) trait Peers: Send + Sync {
@@ -20,6 +20,7 @@ pub(super) trait Peers: Send + Sync {
     fn set_committed(&self, index: LogIndex, membership: &Arc<Membership>);
     /// What a node said of its API, if it has said hello.
     fn api_address(&self, id: NodeId) -> Option<String>;
-    /// Where a node said it listens, if it has said hello.
-    fn cluster_address(&self, id: NodeId) -> Option<String>;
+    /// Where a node said it listens, if it has said hello in this life of its
+    /// directory.
+    fn cluster_address(&self, id: NodeId, life: Incarnation) -> Option<String>;
 }

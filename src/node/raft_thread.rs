@@ -8,16 +8,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::membership::autopilot::{self, AutopilotConfig, Stability};
-use crate::peer::{MembershipProof, check_beside};
+use crate::peer::MembershipProof;
 use crate::physical::{Leadership, PhysicalError};
-use crate::raft::{Input, Role, Status};
+use crate::raft::Input;
 use crate::sync::queue::{Nothing, Receiver};
 use crate::types::{LogIndex, MembershipChange, Millis, NodeId, RepairAsk, RepairMessage};
 
 use super::belonging::Belonging;
+use super::changes::{moved_address, objection};
 use super::clock::Clock;
 use super::driver::Driver;
-use super::event::{Event, Proposal, ReadReply};
+use super::event::{Change, Event, Proposal, ReadReply};
 use super::ports::RuntimePorts;
 use super::repair;
 use super::standing::{Standing, StatusBoard, leadership_of};
@@ -48,6 +49,8 @@ pub(super) struct Progress {
     collecting: Vec<ReadReply>,
     /// Who asked for lost entries since the last look at the members.
     asked: Vec<(NodeId, RepairAsk)>,
+    /// Changes of this batch that must not cost the quorum.
+    changes: Vec<Change>,
     /// Last position the core was told of.
     applied: LogIndex,
     next_prune: Millis,
@@ -102,6 +105,7 @@ impl RaftThread {
         self.tell_applied();
         self.begin_reads();
         self.driver.step(now, &mut self.ports);
+        self.change_unforced(now);
         // After the messages: a late tick must not depose a leader that spoke.
         if now >= self.driver.next_deadline() {
             self.driver.push(Input::Tick);
@@ -127,10 +131,10 @@ impl RaftThread {
                 self.progress.collecting.push(reply);
                 return;
             }
-            Event::Change { changes, reply } => Input::ChangeMembership {
-                id: self.ports.pending.add_proposal(reply),
-                changes,
-            },
+            Event::Change(change) => {
+                self.change(change);
+                return;
+            }
             Event::Transfer { target, reply } => Input::TransferLeadership {
                 id: self.ports.pending.add_transfer(reply),
                 target,
@@ -225,6 +229,32 @@ impl RaftThread {
         self.driver.push(Input::ReadIndex { id });
     }
 
+    fn change(&mut self, change: Change) {
+        if !change.is_forced {
+            self.progress.changes.push(change);
+            return;
+        }
+        let id = self.ports.pending.add_proposal(change.reply);
+        let changes = change.changes;
+        self.driver.push(Input::ChangeMembership { id, changes });
+    }
+
+    /// Each is judged by the very state that the core makes it from: what was
+    /// foretold to the caller may be about an older membership.
+    fn change_unforced(&mut self, now: Millis) {
+        for mut change in std::mem::take(&mut self.progress.changes) {
+            if let Some(reason) = objection(now, &self.driver.status(), &change.changes) {
+                change
+                    .reply
+                    .finish(Err(PhysicalError::CostsQuorum { reason }));
+                continue;
+            }
+            change.is_forced = true;
+            self.change(change);
+            self.driver.step(now, &mut self.ports);
+        }
+    }
+
     fn publish(&mut self, now: Millis) {
         // Building a status copies a line per peer: not for every batch.
         let standing = Standing::of(&self.driver);
@@ -267,41 +297,31 @@ impl RaftThread {
             memory.note_repair(now, from, ask);
         }
         let status = self.driver.status();
-        let mut changes = autopilot::promotions(now, config, &status, memory);
+        let promotion = autopilot::promotion(now, config, &status, memory);
         self.status.publish_members(memory);
         let removal = autopilot::removal(now, config, &status, memory);
-        if changes.is_empty() && leads(&status) && !status.membership.is_joint() {
-            changes = self.moved_addresses(&status);
-        }
-        if changes.is_empty() {
-            if let Some(change) = &removal {
-                tracing::warn!(?change, "autopilot removes a dead server");
+        let peers = self.ports.peers.as_ref();
+        let greeted = |id, life| peers.cluster_address(id, life);
+        let moved = moved_address(now, &status, greeted);
+        // What the core refuses must not be in the way of the others.
+        for change in [promotion, moved, removal].into_iter().flatten() {
+            if self.is_made(now, change) {
+                return;
             }
-            changes.extend(removal);
         }
-        if changes.is_empty() {
-            return;
-        }
-        let id = self.ports.pending.add_unattended();
-        self.driver.push(Input::ChangeMembership { id, changes });
-        self.driver.step(now, &mut self.ports);
     }
 
-    fn moved_addresses(&self, status: &Status) -> Vec<MembershipChange> {
-        status
-            .membership
-            .members
-            .iter()
-            .filter_map(|(id, member)| {
-                let address = self.ports.peers.cluster_address(*id)?;
-                let others = status.membership.members.iter();
-                let others = others.filter(|(other, _)| *other != id);
-                let others = others.map(|(_, member)| member.address.as_str());
-                (address != member.address && check_beside(&address, others).is_ok())
-                    .then_some(MembershipChange::SetAddress { id: *id, address })
-            })
-            .take(1)
-            .collect()
+    /// Proposes on nobody's behalf; whether the core made it its membership.
+    fn is_made(&mut self, now: Millis, change: MembershipChange) -> bool {
+        if matches!(change, MembershipChange::Remove(_)) {
+            tracing::warn!(?change, "autopilot removes a dead server");
+        }
+        let before = self.driver.status().membership_index;
+        let id = self.ports.pending.add_unattended();
+        let changes = vec![change];
+        self.driver.push(Input::ChangeMembership { id, changes });
+        self.driver.step(now, &mut self.ports);
+        self.driver.status().membership_index != before
     }
 
     /// Answers everybody who still waits.
@@ -314,7 +334,7 @@ impl RaftThread {
         // In one step: who comes later is refused at once.
         for event in self.events.close() {
             match event {
-                Event::Propose(Proposal { reply, .. }) | Event::Change { reply, .. } => {
+                Event::Propose(Proposal { reply, .. }) | Event::Change(Change { reply, .. }) => {
                     reply.finish(Err(error.clone()));
                 }
                 Event::Read(reply) => {
@@ -332,10 +352,6 @@ impl RaftThread {
         });
         self.status.stopped();
     }
-}
-
-fn leads(status: &Status) -> bool {
-    status.role == Role::Leader && status.ready
 }
 
 /// Events handled before their effects are carried out, at most.

@@ -313,7 +313,7 @@ impl Backend for InMemory {
         })
     }
 
-    fn remove(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>> {
+    fn remove(&self, node_id: String, _force: bool) -> BoxFuture<'_, Result<(), PhysicalError>> {
         Box::pin(async move {
             self.refuse_unless_leader()?;
             lock(&self.cluster().state).servers.remove(&node_id);
@@ -325,6 +325,7 @@ impl Backend for InMemory {
         &self,
         node_id: String,
         votes: bool,
+        _force: bool,
     ) -> BoxFuture<'_, Result<(), PhysicalError>> {
         Box::pin(async move {
             self.refuse_unless_leader()?;

@@ -101,6 +101,13 @@ pub enum PhysicalError {
         /// Why.
         reason: String,
     },
+    /// A membership change that would leave too few voters in contact:
+    /// certainly not made. It can be forced.
+    #[error("{reason}")]
+    CostsQuorum {
+        /// The numbers.
+        reason: String,
+    },
     /// A request about a server that is no member.
     #[error("server {node_id} not found in raft configuration")]
     UnknownServer {
@@ -338,20 +345,25 @@ pub trait Backend: Physical {
     fn admit(&self, joiner: JoinRequest) -> BoxFuture<'_, Result<(), PhysicalError>>;
 
     /// Active node: removes a member by `node_id`; unknown is fine. Removing
-    /// the leader hands leadership over first.
+    /// the leader hands leadership over first. Only with `force` at the cost of
+    /// the quorum, as of the moment of the change.
     ///
     /// # Errors
-    /// `NotLeader`, `Unavailable`, `Refused`.
-    fn remove(&self, node_id: String) -> BoxFuture<'_, Result<(), PhysicalError>>;
+    /// `NotLeader`, `Unavailable`, `Refused`, `CostsQuorum`.
+    fn remove(&self, node_id: String, force: bool) -> BoxFuture<'_, Result<(), PhysicalError>>;
 
     /// Active node: gives a member a vote, or takes it; returns when committed.
     /// What is so already is fine. Demoting the leader hands leadership over
-    /// first; whoever leads then is to be asked again.
+    /// first; whoever leads then is to be asked again. `force` as in `remove`.
     ///
     /// # Errors
-    /// `NotLeader`, `Unavailable`, `Refused`, `UnknownServer`.
-    fn change_vote(&self, node_id: String, votes: bool)
-    -> BoxFuture<'_, Result<(), PhysicalError>>;
+    /// `NotLeader`, `Unavailable`, `Refused`, `CostsQuorum`, `UnknownServer`.
+    fn change_vote(
+        &self,
+        node_id: String,
+        votes: bool,
+        force: bool,
+    ) -> BoxFuture<'_, Result<(), PhysicalError>>;
 
     /// Active node: what fulfilling `wish` would do to the quorum.
     ///

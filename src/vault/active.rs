@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::storage::Session;
 use super::{Health, LeaderStatus, Vault, VaultError, lock};
 use crate::physical::{Leadership, PhysicalError};
 use crate::types::StoredValue;
@@ -70,7 +69,7 @@ impl Vault {
         };
         let reader = self.backend.local();
         match self.fresh(held, reader.as_ref()).await {
-            Ok(unsealed) => self.follow_autopilot(&Session { reader, unsealed }).await,
+            Ok(unsealed) => self.follow_autopilot(&unsealed).await,
             Err(error) => tracing::warn!(%error, "check of the keyring in storage"),
         }
     }
@@ -150,12 +149,14 @@ impl Vault {
     }
 
     /// `PUT sys/seal`, on this node only. Without a cluster or already sealed
-    /// there is nothing to protect: no token is asked for.
+    /// there is nothing to protect: no token is asked for. A joiner that still
+    /// answers its leader stops that, and forgets the unseal key.
     ///
     /// # Errors
     /// `PermissionDenied`.
     pub async fn seal(&self, token: Option<&str>) -> Result<(), VaultError> {
         if self.unsealed.load().is_none() {
+            self.give_up_answering().await;
             return Ok(());
         }
         // Without a quorum nobody can confirm a read; closing must still work.

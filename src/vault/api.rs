@@ -225,7 +225,7 @@ pub struct JoinBody {
 }
 
 /// A member's API, as a joiner reaches it.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct JoinTarget {
     /// URL of a member's API.
     pub leader_api_addr: String,
@@ -288,6 +288,6 @@ impl AutoJoinTarget {
 
 impl std::fmt::Debug for JoinTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.leader_api_addr)
+        f.write_str(&super::join_status::shown(&self.leader_api_addr))
     }
 }

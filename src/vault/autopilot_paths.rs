@@ -2,13 +2,15 @@
 //! about them. The policy is an entry of the barrier, where OpenBao has it, so
 //! that it comes to every node and into every archive.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use super::router::data;
-use super::storage::{Committed, Session, malformed};
+use super::seal_state::Unsealed;
+use super::storage::{Committed, Session};
 use super::sys_paths::only;
 use super::unseal::bad;
 use super::{Method, Request, Response, Vault, VaultError, lock, object, rfc3339};
@@ -56,7 +58,11 @@ impl Vault {
             None => Ok((self.autopilot_initial.clone(), None)),
             Some(stored) => {
                 let json = session.decrypt(AUTOPILOT, &stored)?;
-                Ok((parse(&json)?, Some(stored)))
+                let config = parse(&json).unwrap_or_else(|| {
+                    tracing::warn!("the stored autopilot configuration makes no sense: kept back");
+                    self.backend.autopilot()
+                });
+                Ok((config, Some(stored)))
             }
         }
     }
@@ -79,7 +85,7 @@ impl Vault {
             Committed::Conflict => Ok(None),
             Committed::Applied => {
                 tracing::info!(?config, "autopilot configured");
-                self.backend.set_autopilot(config);
+                self.follow_autopilot(&session.unsealed).await;
                 Ok(Some(Response::default()))
             }
         }
@@ -87,7 +93,13 @@ impl Vault {
 
     /// Uses the policy that storage holds by now, here too: this node may lead
     /// next, or a restore may have brought another.
-    pub(super) async fn follow_autopilot(&self, session: &Session) {
+    pub(super) async fn follow_autopilot(&self, unsealed: &Arc<Unsealed>) {
+        // One at a time, each over a newer picture than the one before.
+        let _turn = self.autopilot_turn.lock().await;
+        let session = &Session {
+            reader: self.backend.local(),
+            unsealed: Arc::clone(unsealed),
+        };
         let Ok(stored) = session.stored(AUTOPILOT).await else {
             return;
         };
@@ -110,8 +122,10 @@ pub(super) fn encode(config: &AutopilotConfig) -> Vec<u8> {
     serde_json::to_vec(config).expect("plain fields always encode")
 }
 
-fn parse(json: &[u8]) -> Result<AutopilotConfig, VaultError> {
-    serde_json::from_slice(json).map_err(|_| malformed(AUTOPILOT))
+/// `None` also when no request would have been allowed to set it.
+fn parse(json: &[u8]) -> Option<AutopilotConfig> {
+    let config: AutopilotConfig = serde_json::from_slice(json).ok()?;
+    config.validate().is_ok().then_some(config)
 }
 
 fn update_of(fields: Fields<'_>) -> Result<AutopilotUpdate, VaultError> {
@@ -191,6 +205,19 @@ fn server_json(server: &ServerHealth, version: &str) -> Value {
 mod tests {
     use super::*;
     use crate::types::{LogIndex, Millis, RepairAsk, Term};
+
+    #[test]
+    fn stored_policy_that_nobody_could_have_set_is_not_used() {
+        let sound = AutopilotConfig::default();
+        assert_eq!(parse(&encode(&sound)), Some(sound.clone()));
+        let unsound = AutopilotConfig {
+            cleanup_dead_servers: true,
+            min_quorum: 0,
+            ..sound
+        };
+        assert_eq!(parse(&encode(&unsound)), None);
+        assert_eq!(parse(b"no"), None);
+    }
 
     #[test]
     fn state_has_the_fields_that_were_recorded_and_no_others() {

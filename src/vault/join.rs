@@ -20,11 +20,12 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::active::SERVING_WITHIN;
-use super::join_status::JoinFailure;
+use super::join_status::{JoinFailure, Search, printable, shown};
 use super::seal_state::{SHAMIR, SealConfig};
 use super::unseal::bad;
 use super::{AutoJoinTarget, JoinBody, JoinTarget, Vault, VaultError, lock, text_field};
-use crate::barrier::{KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey, random_bytes};
+use crate::barrier::{BarrierError, KEYRING_PATH, STORED_ROOT_KEY_PATH, UnsealKey, random_bytes};
+use crate::membership::challenge::ANSWER_BYTES;
 use crate::physical::{BoxFuture, JoinGrant, PeerInfo};
 
 /// Path of the first phase, after `/v1/`.
@@ -40,6 +41,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const STORAGE_POLL: Duration = Duration::from_millis(50);
 /// Without `retry`, an answer refused this often is given up.
 const ANSWERS_MAX: usize = 4;
+/// Hosts of one discovery that are asked, at most.
+const HOSTS_MAX: usize = 16;
+/// The longest address, name or discovery text of a request, in bytes.
+const TEXT_BYTES_MAX: usize = 2 << 10;
+/// The longest certificate or key of a request, in bytes.
+const PEM_BYTES_MAX: usize = 64 << 10;
 
 /// A leader's API, asked without a token.
 pub trait LeaderApi: Send + Sync {
@@ -86,8 +93,20 @@ pub(super) struct HeldJoin {
     targets: Arc<[JoinTarget]>,
     from: JoinTarget,
     challenge: Vec<u8>,
-    non_voter: bool,
+    pub(super) non_voter: bool,
     retry: bool,
+    /// Tells this one from those held before and after.
+    identity: Arc<()>,
+}
+
+/// Kind and words.
+type Failure = (JoinFailure, String);
+
+/// What a task of a round of asking came to.
+enum Step {
+    Found(Result<Vec<JoinTarget>, Failure>),
+    /// Of this address, as it may be shown.
+    Asked(String, Result<Box<Challenge>, Failure>),
 }
 
 struct Challenge {
@@ -102,7 +121,8 @@ impl Vault {
     /// on in the background and the answer is `false`.
     ///
     /// # Errors
-    /// `Internal` with every target's reason.
+    /// `BadRequest` for a field over its limit, and when the challenge of
+    /// another leader is held; `Internal` with every target's reason.
     pub async fn join(self: &Arc<Self>, body: JoinBody) -> Result<bool, VaultError> {
         if self.is_removed() {
             return Err(VaultError::Internal(
@@ -123,7 +143,12 @@ impl Vault {
         }
         let targets = vec![target];
         if body.retry {
-            self.start_retry_join(targets, body.non_voter).await;
+            let task = self.spawn_retry_join(targets, body.non_voter);
+            // Anybody may ask: one such task at a time, the newest.
+            let earlier = lock(&self.join_trace).requested.replace(task);
+            if let Some(earlier) = earlier {
+                earlier.abort();
+            }
             return Ok(false);
         }
         lock(&self.join_trace).non_voter = body.non_voter;
@@ -134,15 +159,22 @@ impl Vault {
 
     /// Joins by any of `targets`, however long it takes, in the background.
     pub async fn start_retry_join(self: &Arc<Self>, targets: Vec<JoinTarget>, non_voter: bool) {
-        if targets.is_empty() {
-            return;
+        if !targets.is_empty() {
+            self.spawn_retry_join(targets, non_voter);
         }
+    }
+
+    fn spawn_retry_join(
+        self: &Arc<Self>,
+        targets: Vec<JoinTarget>,
+        non_voter: bool,
+    ) -> tokio::task::AbortHandle {
         {
             let mut trace = lock(&self.join_trace);
             (trace.retrying, trace.non_voter) = (true, non_voter);
         }
         let this = Arc::downgrade(self);
-        tokio::spawn(retry_join(this, targets.into(), non_voter));
+        tokio::spawn(retry_join(this, targets.into(), non_voter)).abort_handle()
     }
 
     async fn hold_challenge(
@@ -157,7 +189,22 @@ impl Vault {
         if self.backend.is_member() || state.joining {
             return Ok(());
         }
-        tracing::info!(leader = %challenge.from.leader_api_addr, "holding a join challenge");
+        if let Some(held) = &state.join
+            && held.from != challenge.from
+            && held.targets != targets
+        {
+            // Anybody may ask this node to join: whoever did first is not
+            // pushed aside by somebody else.
+            let leader = shown(&held.from.leader_api_addr);
+            return bad(format!(
+                "failed to join raft cluster: this node holds a challenge of {leader} already: \
+                 give it the unseal keys, or restart it to join another"
+            ));
+        }
+        tracing::info!(
+            leader = shown(&challenge.from.leader_api_addr),
+            "holding a join challenge"
+        );
         state.join = Some(HeldJoin {
             seal_config: challenge.seal_config,
             targets,
@@ -165,15 +212,16 @@ impl Vault {
             challenge: challenge.sealed,
             non_voter,
             retry,
+            identity: Arc::default(),
         });
         Ok(())
     }
 
     // All at once; the first good answer wins, the others are dropped.
     async fn first_challenge(&self, targets: &[JoinTarget]) -> Result<Challenge, VaultError> {
-        lock(&self.join_trace).begin_search();
+        let search = Search::begin(&self.join_trace);
         let found = self.ask_all(targets).await;
-        lock(&self.join_trace).end_search();
+        drop(search);
         let mut reasons = match found {
             Ok(challenge) => return Ok(challenge),
             Err(reasons) => reasons,
@@ -189,28 +237,28 @@ impl Vault {
     async fn ask_all(&self, targets: &[JoinTarget]) -> Result<Challenge, Vec<String>> {
         let mut asked = JoinSet::new();
         let mut reasons = Vec::new();
-        for target in self.found(targets, &mut reasons).await {
-            if !self.is_self(&target) {
-                let api = Arc::clone(&self.parts.leader_api);
-                let node_id = self.backend.node_id();
-                asked.spawn(async move {
-                    let address = target.leader_api_addr.clone();
-                    (address, challenge(api, target, node_id).await)
-                });
-            }
+        for target in targets {
+            self.ask(&mut asked, target.clone());
         }
         while let Some(outcome) = asked.join_next().await {
             match outcome {
-                Ok((address, Ok(challenge))) => {
-                    lock(&self.join_trace).note(&address, None);
-                    return Ok(challenge);
+                Ok(Step::Found(found)) => {
+                    let failure = found.as_ref().err().cloned();
+                    reasons.extend(failure.iter().map(|(_, reason)| reason.clone()));
+                    lock(&self.join_trace).note("auto_join", failure);
+                    for target in found.unwrap_or_default() {
+                        self.ask(&mut asked, target);
+                    }
                 }
-                Ok((address, Err((kind, reason)))) => {
-                    let failure = Some((kind, reason.clone()));
-                    lock(&self.join_trace).note(&address, failure);
+                Ok(Step::Asked(address, Ok(challenge))) => {
+                    lock(&self.join_trace).note(&address, None);
+                    return Ok(*challenge);
+                }
+                Ok(Step::Asked(address, Err(failure))) => {
+                    lock(&self.join_trace).note(&address, Some(failure.clone()));
                     reasons.push(match address.is_empty() {
-                        true => reason,
-                        false => format!("{address}: {reason}"),
+                        true => failure.1,
+                        false => format!("{address}: {}", failure.1),
                     });
                 }
                 Err(error) => reasons.push(error.to_string()),
@@ -219,33 +267,22 @@ impl Vault {
         Err(reasons)
     }
 
-    // Targets with an address: discovery is asked anew in each round.
-    async fn found(&self, targets: &[JoinTarget], reasons: &mut Vec<String>) -> Vec<JoinTarget> {
-        let mut found = Vec::new();
-        for target in targets {
-            let Some(auto_join) = &target.auto_join else {
-                found.push(target.clone());
-                continue;
-            };
-            let hosts = if target.leader_api_addr.is_empty() {
-                self.parts.leader_api.discover(&auto_join.text).await
-            } else {
-                Err(LeaderApiError::Unreachable {
-                    kind: JoinFailure::Target,
-                    reason: "cannot provide both leader address and auto-join metadata".to_owned(),
-                })
-            };
-            let failure = hosts.as_ref().err();
-            let failure = failure.map(|error| (JoinFailure::of(error), error.to_string()));
-            reasons.extend(failure.iter().map(|(_, reason)| reason.clone()));
-            lock(&self.join_trace).note("auto_join", failure);
-            found.extend(hosts.unwrap_or_default().iter().map(|host| JoinTarget {
-                leader_api_addr: auto_join.url(host),
-                auto_join: None,
-                ..target.clone()
-            }));
+    // In a task of its own: a slow target delays no other.
+    fn ask(&self, asked: &mut JoinSet<Step>, target: JoinTarget) {
+        if self.is_self(&target) {
+            return;
         }
-        found
+        let api = Arc::clone(&self.parts.leader_api);
+        if target.auto_join.is_some() {
+            asked.spawn(async move { Step::Found(found(api, target).await.map_err(told)) });
+        } else {
+            let node_id = self.backend.node_id();
+            asked.spawn(async move {
+                let address = shown(&target.leader_api_addr);
+                let challenge = challenge(api, target, node_id).await;
+                Step::Asked(address, challenge.map(Box::new).map_err(told))
+            });
+        }
     }
 
     fn is_self(&self, target: &JoinTarget) -> bool {
@@ -258,17 +295,31 @@ impl Vault {
     pub(super) async fn finish_join(&self, unseal_key: UnsealKey) -> Result<(), VaultError> {
         let held = lock(&self.seal_state).join.clone();
         let Some(held) = held else { return Ok(()) };
-        if let Err(error) = unseal_key.open(&held.challenge) {
-            return bad(format!("{NO_ANSWER}: error decrypting challenge: {error}"));
+        match open_challenge(&unseal_key, &held.challenge) {
+            Ok(_) => {}
+            Err(Unanswered::Unreadable(error)) => {
+                return bad(format!("{NO_ANSWER}: error decrypting challenge: {error}"));
+            }
+            Err(Unanswered::Impostor) => {
+                let mut state = lock(&self.seal_state);
+                if state.join.as_ref().is_some_and(|join| join.is(&held)) {
+                    state.join = None;
+                }
+                let leader = shown(&held.from.leader_api_addr);
+                return bad(format!("{NO_ANSWER}: {leader}: {NO_CHALLENGE_THIS}"));
+            }
         }
-        lock(&self.seal_state).joining = true;
+        {
+            let mut state = lock(&self.seal_state);
+            (state.joining, state.join) = (true, Some(held.clone()));
+        }
         let this = self.this.clone();
         let joining = tokio::spawn(async move {
             let Some(vault) = this.upgrade() else {
                 return Ok(());
             };
-            let joined = vault.complete_join(&unseal_key, held).await;
-            lock(&vault.seal_state).joining = false;
+            let joined = vault.complete_join(&unseal_key, held.clone()).await;
+            vault.end_join(&held);
             if let Err(error) = &joined {
                 tracing::warn!(%error, "join raft cluster");
             }
@@ -287,9 +338,15 @@ impl Vault {
         unseal_key: &UnsealKey,
         held: HeldJoin,
     ) -> Result<(), VaultError> {
-        let grant = self.obtain_grant(unseal_key, held).await?;
-        self.backend.start_joined(grant).await?;
-        if !self.storage_arrives().await {
+        let grant = self.obtain_grant(unseal_key, held.clone()).await?;
+        {
+            let _guard = self.lifecycle.lock().await;
+            if !self.is_joining(&held) {
+                return given_up();
+            }
+            self.backend.start_joined(grant).await?;
+        }
+        if !self.storage_arrives(&held).await {
             return Ok(());
         }
         let _guard = self.lifecycle.lock().await;
@@ -307,6 +364,9 @@ impl Vault {
         let mut backoff = Backoff::default();
         let mut refused = 0;
         loop {
+            if !self.is_joining(&held) {
+                return given_up();
+            }
             let reason = match self.answer(unseal_key, &held).await {
                 Ok(grant) => return Ok(grant),
                 Err(reason) => reason,
@@ -315,7 +375,7 @@ impl Vault {
             if !held.retry && ANSWERS_MAX <= refused {
                 return Err(VaultError::Internal(format!("{NO_ANSWER}: {reason}")));
             }
-            tracing::warn!(leader = %held.from.leader_api_addr, %reason, "{NO_ANSWER}");
+            tracing::warn!(leader = shown(&held.from.leader_api_addr), %reason, "{NO_ANSWER}");
             tokio::time::sleep(backoff.next()).await;
             // Another leader has another challenge.
             if let Ok(newer) = self.first_challenge(&held.targets).await {
@@ -326,9 +386,13 @@ impl Vault {
     }
 
     async fn answer(&self, unseal_key: &UnsealKey, held: &HeldJoin) -> Result<JoinGrant, String> {
-        let answer = unseal_key
-            .open(&held.challenge)
-            .map_err(|error| format!("error decrypting challenge: {error}"))?;
+        let answer = match open_challenge(unseal_key, &held.challenge) {
+            Ok(answer) => answer,
+            Err(Unanswered::Unreadable(error)) => {
+                return Err(format!("error decrypting challenge: {error}"));
+            }
+            Err(Unanswered::Impostor) => return Err(NO_CHALLENGE_THIS.to_owned()),
+        };
         let body = json!({
             "answer": BASE64.encode(&answer),
             "cluster_addr": self.options.cluster_address,
@@ -342,16 +406,16 @@ impl Vault {
                 let text = "unexpected reply to the answer".to_owned();
                 (JoinFailure::Protocol, text)
             }),
-            Err(error) => Err((JoinFailure::of(&error), error.to_string())),
+            Err(error) => Err(told((JoinFailure::of(&error), error.to_string()))),
         };
         let failure = granted.as_ref().err().cloned();
-        lock(&self.join_trace).note(&held.from.leader_api_addr, failure);
+        lock(&self.join_trace).note(&shown(&held.from.leader_api_addr), failure);
         granted.map_err(|(_, reason)| reason)
     }
 
     // Not sealed or shut down meanwhile.
-    async fn storage_arrives(&self) -> bool {
-        while lock(&self.seal_state).joining {
+    async fn storage_arrives(&self, held: &HeldJoin) -> bool {
+        while self.is_joining(held) {
             let local = self.backend.local();
             let there = local.value(KEYRING_PATH).await.is_ok_and(|v| v.is_some())
                 && local
@@ -367,8 +431,121 @@ impl Vault {
     }
 }
 
+impl Vault {
+    // Not sealed, shut down, or begun anew.
+    fn is_joining(&self, held: &HeldJoin) -> bool {
+        let state = lock(&self.seal_state);
+        state.joining && state.join.as_ref().is_some_and(|join| join.is(held))
+    }
+
+    // A join begun since goes on.
+    fn end_join(&self, held: &HeldJoin) {
+        let mut state = lock(&self.seal_state);
+        if state.join.as_ref().is_none_or(|join| join.is(held)) {
+            state.joining = false;
+        }
+    }
+
+    /// Stops answering a leader that gives nothing. The challenge stays held,
+    /// the unseal key is forgotten. A node that takes part by now goes on.
+    pub(super) async fn give_up_answering(&self) {
+        let _guard = self.lifecycle.lock().await;
+        let mut state = lock(&self.seal_state);
+        if state.joining && self.backend.cluster_id().is_none() {
+            (state.joining, state.progress) = (false, None);
+            // What is under way must not take a later join for its own.
+            if let Some(join) = &mut state.join {
+                join.identity = Arc::default();
+            }
+        }
+    }
+}
+
+impl HeldJoin {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+    }
+}
+
+const NO_CHALLENGE_THIS: &str =
+    "what it sent is sealed with this cluster's key and is no challenge";
+
+/// Why a challenge is not answered.
+enum Unanswered {
+    /// Other shares than the leader's, or damaged.
+    Unreadable(BarrierError),
+    /// Something else that the unseal key protects.
+    Impostor,
+}
+
+/// What answers a challenge. Stored root keys, key rings and checksums are
+/// sealed with the same key: only what has an answer's length goes out (D-020).
+fn open_challenge(unseal_key: &UnsealKey, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unanswered> {
+    let answer = unseal_key.open(sealed).map_err(Unanswered::Unreadable)?;
+    if answer.len() == ANSWER_BYTES {
+        Ok(answer)
+    } else {
+        Err(Unanswered::Impostor)
+    }
+}
+
+fn given_up<T>() -> Result<T, VaultError> {
+    Err(VaultError::Internal(format!("{NO_ANSWER}: given up")))
+}
+
+// A stranger's words, as they may stand in a log and a reply.
+fn told((kind, reason): Failure) -> Failure {
+    (kind, printable(&reason))
+}
+
+/// Members that discovery finds: asked anew in each round.
+async fn found(api: Arc<dyn LeaderApi>, target: JoinTarget) -> Result<Vec<JoinTarget>, Failure> {
+    let Some(auto_join) = &target.auto_join else {
+        return Ok(vec![target]);
+    };
+    if !target.leader_api_addr.is_empty() {
+        let reason = "cannot provide both leader address and auto-join metadata";
+        return Err((JoinFailure::Target, reason.to_owned()));
+    }
+    let hosts = api.discover(&auto_join.text).await;
+    let hosts = hosts.map_err(|error| (JoinFailure::of(&error), error.to_string()))?;
+    let hosts = hosts.iter().take(HOSTS_MAX);
+    let targets = hosts.map(|host| JoinTarget {
+        leader_api_addr: auto_join.url(host),
+        auto_join: None,
+        ..target.clone()
+    });
+    Ok(targets.collect())
+}
+
 impl JoinBody {
+    fn check_lengths(&self) -> Result<(), String> {
+        for (field, text, max) in [
+            ("leader_api_addr", &self.leader_api_addr, TEXT_BYTES_MAX),
+            (
+                "leader_tls_servername",
+                &self.leader_tls_servername,
+                TEXT_BYTES_MAX,
+            ),
+            ("auto_join", &self.auto_join, TEXT_BYTES_MAX),
+            ("auto_join_scheme", &self.auto_join_scheme, TEXT_BYTES_MAX),
+            ("leader_ca_cert", &self.leader_ca_cert, PEM_BYTES_MAX),
+            (
+                "leader_client_cert",
+                &self.leader_client_cert,
+                PEM_BYTES_MAX,
+            ),
+            ("leader_client_key", &*self.leader_client_key, PEM_BYTES_MAX),
+        ] {
+            if max < text.len() {
+                return Err(format!("{field} exceeds {max} bytes"));
+            }
+        }
+        Ok(())
+    }
+
     fn target(&self) -> Result<JoinTarget, String> {
+        self.check_lengths()?;
         let (scheme, port) = (self.auto_join_scheme.as_str(), self.auto_join_port);
         let auto_join = AutoJoinTarget::new(self.auto_join.clone(), scheme, port)?;
         Ok(JoinTarget {

@@ -3,14 +3,18 @@
 //! knows no tokens.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+use tokio::task::AbortHandle;
 
 use super::{LeaderApiError, Vault, lock, object, rfc3339};
 
 /// Targets remembered, at most.
 const TARGETS_MAX: usize = 64;
+/// The longest address or reason that is remembered or told, in characters.
+const SHOWN_MAX: usize = 512;
 
 /// Where a node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +116,10 @@ pub(super) struct JoinTrace {
     searching: usize,
     /// A background task goes on asking.
     pub(super) retrying: bool,
+    /// What the last request to join said.
     pub(super) non_voter: bool,
+    /// The task that a request with `retry` started.
+    pub(super) requested: Option<AbortHandle>,
 }
 
 struct Tried {
@@ -123,11 +130,12 @@ struct Tried {
 }
 
 impl JoinTrace {
-    /// A target was asked.
+    /// A target was asked; `address` as [`shown`] has it.
     pub(super) fn note(&mut self, address: &str, failure: Option<(JoinFailure, String)>) {
-        let address = without_credentials(address);
+        let address = printable(address);
+        let failure = failure.map(|(kind, reason)| (kind, printable(&reason)));
         if TARGETS_MAX <= self.targets.len() && !self.targets.contains_key(&address) {
-            return;
+            self.forget_oldest();
         }
         let tried = self.targets.entry(address).or_insert(Tried {
             attempts: 0,
@@ -139,12 +147,11 @@ impl JoinTrace {
         tried.failure = failure;
     }
 
-    pub(super) fn begin_search(&mut self) {
-        self.searching += 1;
-    }
-
-    pub(super) fn end_search(&mut self) {
-        self.searching = self.searching.saturating_sub(1);
+    fn forget_oldest(&mut self) {
+        let oldest = self.targets.iter().min_by_key(|(_, tried)| tried.at);
+        if let Some(address) = oldest.map(|(address, _)| address.clone()) {
+            self.targets.remove(&address);
+        }
     }
 
     fn is_searching(&self) -> bool {
@@ -166,18 +173,51 @@ impl JoinTrace {
     }
 }
 
-/// An address as it may be shown: a URL can hold a password.
-fn without_credentials(address: &str) -> String {
-    match address.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(end);
-            let host = authority.rsplit('@').next().unwrap_or_default();
-            let path = path.split(['?', '#']).next().unwrap_or_default();
-            format!("{scheme}://{host}{path}")
-        }
-        None => address.rsplit('@').next().unwrap_or_default().to_owned(),
+/// A round of asking under way, until dropped: its task may be aborted.
+pub(super) struct Search<'a>(&'a Mutex<JoinTrace>);
+
+impl<'a> Search<'a> {
+    pub(super) fn begin(trace: &'a Mutex<JoinTrace>) -> Self {
+        lock(trace).searching += 1;
+        Self(trace)
     }
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        lock(self.0).searching -= 1;
+    }
+}
+
+/// A target's address as it may be shown: a URL can hold a password or a
+/// token, and it is a stranger's text.
+pub(super) fn shown(address: &str) -> String {
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), address),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if path.contains('@') {
+        // The end of a password, perhaps: no URL has it there.
+        return printable(&format!("{scheme}***"));
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    printable(&format!("{scheme}{host}{path}"))
+}
+
+/// At most 512 characters on one line.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for character in text.chars().take(SHOWN_MAX) {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 impl Vault {
@@ -185,7 +225,10 @@ impl Vault {
     pub async fn join_status(&self) -> Map<String, Value> {
         let (held, joining) = {
             let state = lock(&self.seal_state);
-            (state.join.is_some(), state.joining)
+            (
+                state.join.as_ref().map(|join| join.non_voter),
+                state.joining,
+            )
         };
         let member = self.backend.is_member();
         let trace = lock(&self.join_trace);
@@ -197,7 +240,7 @@ impl Vault {
             JoinPhase::Answering
         } else if member {
             JoinPhase::Joined
-        } else if held {
+        } else if held.is_some() {
             JoinPhase::WaitingForShares
         } else if trace.is_searching() {
             JoinPhase::Searching
@@ -208,7 +251,7 @@ impl Vault {
         let mut shown = object(json!({
             "phase": phase.name(),
             "retry": trace.retrying,
-            "non_voter": trace.non_voter,
+            "non_voter": held.unwrap_or(trace.non_voter),
             "targets": trace.targets_json(),
         }));
         if matches!(phase, JoinPhase::Receiving | JoinPhase::Joined) {
@@ -273,15 +316,51 @@ mod tests {
     }
 
     #[test]
+    fn trace_forgets_the_oldest_targets_first() {
+        let mut trace = JoinTrace::default();
+        for number in 0..TARGETS_MAX {
+            trace.note(&format!("https://junk{number}:8200"), None);
+        }
+        trace.note("https://real:8200", None);
+        assert!(trace.targets.contains_key("https://real:8200"));
+        assert!(!trace.targets.contains_key("https://junk0:8200"));
+    }
+
+    #[test]
+    fn trace_remembers_the_beginning_of_long_texts() {
+        let mut trace = JoinTrace::default();
+        let long = "\u{fc}".repeat(100_000);
+        trace.note(&long, Some((JoinFailure::Target, long.clone())));
+        let (address, tried) = trace.targets.first_key_value().expect("noted");
+        assert_eq!(address.chars().count(), SHOWN_MAX);
+        let (_, reason) = tried.failure.as_ref().expect("it failed");
+        assert_eq!(reason.chars().count(), SHOWN_MAX);
+    }
+
+    #[test]
     fn address_is_shown_without_credentials() {
-        for (address, shown) in [
+        for (address, expected) in [
             ("https://user:password@h:8200/x?token=t", "https://h:8200/x"),
             ("https://h:8200", "https://h:8200"),
+            ("https://h:8200?token=t", "https://h:8200"),
+            ("https://h:8200#token", "https://h:8200"),
+            ("https://h?token=a@b", "https://***"),
+            ("https://user:pass/word@h", "https://***"),
             ("user:password@h", "h"),
+            ("h:8200?token=t", "h:8200"),
             ("", ""),
         ] {
-            assert_eq!(without_credentials(address), shown);
+            assert_eq!(shown(address), expected);
         }
+    }
+
+    #[test]
+    fn address_is_shown_on_one_line() {
+        assert_eq!(
+            shown("https://h\n\u{1b}[1mERROR"),
+            "https://h\\n\\u{1b}[1mERROR"
+        );
+        assert_eq!(shown(&"x".repeat(1 << 20)).len(), SHOWN_MAX);
     }
 
     #[test]

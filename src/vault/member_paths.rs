@@ -13,7 +13,8 @@ use super::router::data;
 use super::sys_paths::only;
 use super::unseal::bad;
 use super::{Method, Request, Response, Vault, VaultError, object};
-use crate::membership::{Forecast, Quorum};
+use crate::membership::autopilot::HERE_WITHIN;
+use crate::membership::{Forecast, Quorum, ServerHealth};
 use crate::physical::{MemberWish, PhysicalError};
 
 /// A leader has heard of everybody that answers by then.
@@ -68,13 +69,18 @@ impl Vault {
             return Err(VaultError::Internal(text.to_owned()));
         }
         if let (Some(objection), false) = (forecast.objection(), ask.force) {
-            return bad(format!("{objection}; set force to do it all the same"));
+            return refused(wish, &objection);
         }
-        let server_id = ask.server_id.clone();
-        match wish {
-            MemberWish::Remove => self.backend.remove(server_id).await?,
-            MemberWish::Promote => self.backend.change_vote(server_id, true).await?,
-            MemberWish::Demote => self.backend.change_vote(server_id, false).await?,
+        let (server_id, force) = (ask.server_id.clone(), ask.force);
+        let changed = match wish {
+            MemberWish::Remove => self.backend.remove(server_id, force).await,
+            MemberWish::Promote => self.backend.change_vote(server_id, true, force).await,
+            MemberWish::Demote => self.backend.change_vote(server_id, false, force).await,
+        };
+        match changed {
+            // Another change came between.
+            Err(PhysicalError::CostsQuorum { reason }) => return refused(wish, &reason),
+            changed => changed?,
         }
         tracing::info!(node_id = ask.server_id, ?wish, "membership changed");
         Ok(Response::default())
@@ -120,7 +126,16 @@ impl Vault {
         if ask.dry_run {
             let own = self.backend.node_id();
             let forecast = self.backend.forecast(&own, MemberWish::Promote)?;
-            return Ok(data(object(forecast_json(forecast))));
+            let mut told = forecast_json(forecast);
+            let health = self.backend.cluster_health()?;
+            let target = |server: &&ServerHealth| server.node_id == ask.server_id;
+            let target = health.servers.iter().find(target);
+            if target.is_some_and(|server| HERE_WITHIN <= server.last_contact) {
+                let objection = format!("server {} does not answer", ask.server_id);
+                told["allowed"] = Value::Bool(false);
+                told["objection"] = Value::String(objection);
+            }
+            return Ok(data(object(told)));
         }
         if ask.server_id.is_empty() {
             self.backend.step_down().await?;
@@ -128,6 +143,16 @@ impl Vault {
             self.backend.hand_over(ask.server_id).await?;
         }
         Ok(Response::default())
+    }
+}
+
+// A learner that does not answer is given no vote by force either.
+fn refused<T>(wish: MemberWish, objection: &str) -> Result<T, VaultError> {
+    match wish {
+        MemberWish::Promote => bad(objection),
+        MemberWish::Remove | MemberWish::Demote => {
+            bad(format!("{objection}; set force to do it all the same"))
+        }
     }
 }
 

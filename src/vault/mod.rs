@@ -99,6 +99,8 @@ pub struct Vault {
     challenge_key: ChallengeKey,
     join_trace: Mutex<JoinTrace>,
     restore_trace: Mutex<RestoreTrace>,
+    // Held while the stored policy is read and put in force.
+    autopilot_turn: tokio::sync::Mutex<()>,
     // The configuration file's policy, until storage holds one.
     autopilot_initial: AutopilotConfig,
 }
@@ -126,6 +128,7 @@ impl Vault {
             challenge_key: ChallengeKey::new(*barrier::random_bytes()),
             join_trace: Mutex::default(),
             restore_trace: Mutex::default(),
+            autopilot_turn: tokio::sync::Mutex::default(),
         });
         tokio::spawn(active::watch(
             Arc::downgrade(&vault),

@@ -128,7 +128,7 @@ def test_members_are_found_by_name(joiner):
     "auto_join, reason",
     [
         ("provider=nope", "discover: unknown provider nope"),
-        ("nope", "discover: nope: missing '='"),
+        ("nope", "discover: word 1: missing '='"),
         ("provider=dns nmae=x", "discover-dns: unknown key nmae"),
         ("provider=dns name=nobody.invalid", "discover-dns: "),
     ],

@@ -117,7 +117,7 @@ async fn node_removed_while_it_was_down_learns_it_and_remembers() {
     let name = cluster.members[away].name.clone();
     cluster.down(away).await;
     let leader = Arc::clone(cluster.members[cluster.leader().await].node());
-    leader.remove(name).await.expect("removes");
+    leader.remove(name, false).await.expect("removes");
     let term = leader.leadership().borrow().term;
     cluster.restart(away).await;
     let removed = Arc::clone(cluster.members[away].node());
@@ -150,7 +150,7 @@ async fn replaced_directory_is_out_though_its_name_is_a_member() {
     cluster.down(former).await;
     let leader = Arc::clone(cluster.members[cluster.leader().await].node());
     // While it may be alive, nobody takes its name.
-    leader.remove(name.clone()).await.expect("removes");
+    leader.remove(name.clone(), false).await.expect("removes");
     cluster
         .join(&name, Shape::default(), false)
         .await

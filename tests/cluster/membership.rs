@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use holdfast::physical::{Backend, JoinRequest, PhysicalError};
+use holdfast::physical::{Backend, JoinRequest, MemberWish, PhysicalError};
 
 use crate::cluster::{Cluster, Shape, confirmed, eventually, put};
 
@@ -74,8 +74,8 @@ async fn removed_follower_knows_it_and_the_rest_goes_on() {
     let follower = cluster.followers().await[0];
     let name = cluster.members[follower].name.clone();
     let leader = Arc::clone(cluster.members[cluster.leader().await].node());
-    leader.remove(name.clone()).await.unwrap();
-    leader.remove(name).await.expect("unknown is fine");
+    leader.remove(name.clone(), false).await.unwrap();
+    leader.remove(name, false).await.expect("unknown is fine");
     assert_eq!(leader.servers().1.len(), 2);
     cluster.write("after", "1").await;
     let removed = cluster.members[follower].node();
@@ -87,6 +87,36 @@ async fn removed_follower_knows_it_and_the_rest_goes_on() {
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     let still = leader.leadership().borrow().clone();
     assert!(still.is_leader && still.term == term, "{still:?}");
+}
+
+// Each alone leaves a quorum; both together would not.
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_at_once_never_cost_the_quorum() {
+    let mut cluster = Cluster::of(4, Shape::default()).await;
+    let followers = cluster.followers().await;
+    let leader = Arc::clone(cluster.members[cluster.leader().await].node());
+    cluster.down(followers[2]).await;
+    let [first, second] = [0, 1].map(|place| cluster.members[followers[place]].name.clone());
+    // Until the leader has noticed who is gone.
+    eventually("the dead one is missed", async || {
+        let forecast = leader.forecast(&first, MemberWish::Remove);
+        forecast.is_ok_and(|forecast| forecast.before.voters_in_contact == 3)
+    })
+    .await;
+    let both = tokio::join!(
+        leader.remove(first, false),
+        leader.remove(second.clone(), false)
+    );
+    let refused = match both {
+        (Ok(()), Err(refused)) | (Err(refused), Ok(())) => refused,
+        both => panic!("{both:?}"),
+    };
+    assert!(
+        matches!(refused, PhysicalError::CostsQuorum { .. }),
+        "{refused:?}"
+    );
+    assert_eq!(leader.servers().1.len(), 3);
+    cluster.write("after", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +139,7 @@ async fn lone_voter_cannot_step_down_or_be_removed() {
     let node = cluster.members[0].node();
     let error = node.step_down().await.unwrap_err();
     assert!(matches!(error, PhysicalError::Refused { .. }), "{error:?}");
-    let error = node.remove("n1".into()).await.unwrap_err();
+    let error = node.remove("n1".into(), true).await.unwrap_err();
     assert!(matches!(error, PhysicalError::Refused { .. }), "{error:?}");
     assert!(node.leadership().borrow().is_leader);
 }
@@ -121,12 +151,12 @@ async fn removing_the_leader_hands_over_first() {
     let name = cluster.members[before].name.clone();
     let error = cluster.members[before]
         .node()
-        .remove(name.clone())
+        .remove(name.clone(), false)
         .await
         .unwrap_err();
     assert!(matches!(error, PhysicalError::NotLeader), "{error:?}");
     let after = Arc::clone(cluster.members[cluster.leader().await].node());
-    after.remove(name.clone()).await.unwrap();
+    after.remove(name.clone(), false).await.unwrap();
     assert!(
         after
             .servers()

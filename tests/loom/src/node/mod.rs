@@ -30,6 +30,9 @@ mod ports;
 #[path = "../../../../src/node/standing.rs"]
 mod standing;
 
+#[path = "../../../../src/node/changes.rs"]
+mod changes;
+
 #[path = "../../../../src/node/raft_thread.rs"]
 mod raft_thread;
 

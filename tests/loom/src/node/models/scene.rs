@@ -57,7 +57,7 @@ impl Peers for Nobody {
     fn api_address(&self, _id: NodeId) -> Option<String> {
         None
     }
-    fn cluster_address(&self, _id: NodeId) -> Option<String> {
+    fn cluster_address(&self, _id: NodeId, _life: Incarnation) -> Option<String> {
         None
     }
 }
