@@ -181,7 +181,7 @@ fuzz: $(TOOLS)/bin/cargo-fuzz
 fuzz-%:
 	mkdir -p target/fuzz-corpus/$*
 	$(CARGO_FUZZ) run $* target/fuzz-corpus/$* fuzz/corpus/$* -- \
-	    -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
 	    > target/fuzz-corpus/$*.log 2>&1 || { tail -n 60 target/fuzz-corpus/$*.log; exit 1; }
 
 $(TOOLS)/bin/cargo-fuzz:

@@ -252,6 +252,7 @@ mod tests {
     use super::*;
     use crate::raft::Role;
     use crate::raft::stage::{Stage, config, membership};
+    use crate::types::LogIndex;
 
     fn granted(pre: bool) -> Message {
         Message::VoteResponse {
@@ -275,5 +276,19 @@ mod tests {
         assert_eq!(stage.core.role(), Role::Candidate);
         stage.hear(NodeId(3), granted(false));
         assert_eq!(stage.core.role(), Role::Leader);
+    }
+
+    // A node that was away does not know yet in which life the leader is.
+    #[test]
+    fn leader_in_another_life_is_followed() {
+        let mut stage = Stage::new(config(), membership(3, 0));
+        let heartbeat = Message::Heartbeat {
+            term: Term(2),
+            commit_index: LogIndex(0),
+            read_context: 0,
+            agreed: None,
+        };
+        stage.hear_in_life(NodeId(2), 1, heartbeat);
+        assert_eq!(stage.core.status().leader, Some(NodeId(2)));
     }
 }
