@@ -29,6 +29,7 @@ use super::peers::Peers;
 use super::recovery::{Recovery, recover};
 use super::refusals::Refusals;
 use super::repair_thread::{Ending, Patient, RepairThread, examine, is_damage};
+use super::replacing::Replacing;
 use super::stream::Incoming;
 use super::survivors::{self, SurvivorsError};
 use super::threads::{Foundation, Threads, config, durable_end};
@@ -453,8 +454,11 @@ impl Inner {
             options: self.options.scrub,
             log: WalScrub::new(&recovery.wal.reader()),
             snapshots: SnapshotScrub::new(self.snapshots.directory().clone()),
-            snapshot_files: self.snapshots.directory().clone(),
-            events: events.clone(),
+            replacing: Replacing::new(
+                self.snapshots.directory().clone(),
+                Arc::clone(&self.scrub),
+                events.clone(),
+            ),
             flaws,
             log_is_done: false,
             stop: receiver,

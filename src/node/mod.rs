@@ -73,6 +73,8 @@ mod space;
 
 mod upkeep;
 
+mod replacing;
+
 mod mending;
 
 mod threads;

@@ -1,9 +1,8 @@
 //! What a running node does beside its work: measures the disk, and reads its
 //! closed log segments and snapshots again at a bounded rate.
 //!
-//! A flaw is told in the log and remembered. A snapshot that has one is set
-//! aside, and another taken of the state in memory; a log that has one is
-//! repaired by `mending.rs`.
+//! A flaw is told in the log and remembered. A snapshot that has one is replaced
+//! by `replacing.rs`; a log that has one is repaired by `mending.rs`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,17 +12,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::disk::Disk;
-use crate::snapshot::{
-    SnapshotDirectory, SnapshotError, SnapshotInfo, SnapshotScrub, SnapshotScrubbed,
-};
+use crate::snapshot::{SnapshotScrub, SnapshotScrubbed};
 use crate::sync::queue::{Nothing, Receiver};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{LogIndex, Term};
 use crate::wal::{Damage, Scrubbed, WalScrub};
 
 use super::board::Board;
-use super::event::{Event, EventSender};
 use super::options::ScrubOptions;
+use super::replacing::Replacing;
 use super::space::Space;
 use super::wal_thread::chain;
 
@@ -85,7 +82,7 @@ impl ScrubBoard {
     }
 
     /// Notes a flaw, and says so in the log the first time.
-    fn add(&self, finding: Finding) {
+    pub fn add(&self, finding: Finding) {
         let mut status = self.status();
         if status.findings.contains(&finding) || status.findings.len() >= FINDINGS_MAX {
             return;
@@ -135,8 +132,7 @@ pub(super) struct Upkeep {
     pub options: ScrubOptions,
     pub log: WalScrub,
     pub snapshots: SnapshotScrub,
-    pub snapshot_files: SnapshotDirectory,
-    pub events: EventSender,
+    pub replacing: Replacing,
     /// Told of every flaw in the log, each time it is met.
     pub flaws: UnboundedSender<Damage>,
     /// Whether the log was read to its end in this round.
@@ -150,6 +146,7 @@ impl Upkeep {
         while self.stop.recv_timeout(INTERVAL) == Err(Nothing::Yet) {
             let state_bytes = self.board.newest().bytes();
             self.space.look(&*self.disk, &self.directory, state_bytes);
+            self.replacing.look();
             if self.options.bytes_per_second > 0
                 && Instant::now() >= next_scrub
                 && self.scrub_some()
@@ -197,7 +194,8 @@ impl Upkeep {
                 (read, true)
             }
             Ok((SnapshotScrubbed::Flaw(info, error), read)) => {
-                self.replace_snapshot(&info, &error);
+                tracing::warn!(error = chain(&error), "a snapshot is read again");
+                self.replacing.replace(&info);
                 (read, false)
             }
             Err(error) => {
@@ -205,27 +203,6 @@ impl Upkeep {
                 self.log_is_done = false;
                 (0, true)
             }
-        }
-    }
-}
-
-impl Upkeep {
-    /// What the file held is in memory, or older than that.
-    fn replace_snapshot(&self, info: &SnapshotInfo, error: &SnapshotError) {
-        self.scrub.add(Finding::Snapshot {
-            path: info.path.clone(),
-            index: info.meta.index,
-            term: info.meta.term,
-            reason: chain(error),
-        });
-        // Until there is another one the log serves, from the one before on.
-        match self.snapshot_files.set_aside(info, error) {
-            Ok(()) => {
-                self.events.send(Event::TakeSnapshot);
-                self.scrub.add_repaired();
-            }
-            // Pruned since; or the next round tries again.
-            Err(error) => tracing::warn!(error = chain(&error), "the snapshot stays"),
         }
     }
 }

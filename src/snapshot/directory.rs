@@ -34,6 +34,7 @@ struct Contents {
     /// Ascending by index and term.
     snapshots: Vec<SnapshotInfo>,
     broken: Vec<BrokenSnapshot>,
+    published_count: u64,
 }
 
 /// A file that was found bad and set aside.
@@ -97,6 +98,13 @@ impl SnapshotDirectory {
     #[must_use]
     pub fn all(&self) -> Vec<SnapshotInfo> {
         self.contents().snapshots.clone()
+    }
+
+    /// How many files were given their final name since the folder was opened:
+    /// tells a new file from an old one of the same name.
+    #[must_use]
+    pub fn published_count(&self) -> u64 {
+        self.contents().published_count
     }
 
     /// Files that were found bad, now or before.
@@ -271,6 +279,7 @@ impl SnapshotDirectory {
         file.rename(&info.path)?;
         self.sync()?;
         self.enlist(info.clone());
+        self.contents().published_count += 1;
         Ok(info)
     }
 

@@ -65,6 +65,9 @@ impl SnapshotScrub {
                 Some(Err(error)) => {
                     let info = info.clone();
                     self.open = None;
+                    if !error.is_about_content() {
+                        return Err(error);
+                    }
                     return Ok((SnapshotScrubbed::Flaw(Box::new(info), error), read));
                 }
                 None => self.open = None,
