@@ -54,13 +54,10 @@ impl Inner {
         self.cover_log(&running).await?;
         self.hand_over(&running).await?;
         let mut lifecycle = self.lifecycle.lock().await;
-        let is_same = |now: &Arc<Running>| Arc::ptr_eq(now, &running);
         let Some(network) = &running.network else {
             return Err("the node runs alone".into());
         };
-        if !self.running.load_full().as_ref().is_some_and(is_same) {
-            return Err("the node was stopped".into());
-        }
+        self.check_runs(&running)?;
         tracing::warn!("consensus stops for a moment: the log is written anew");
         let keyring = network.keyring.load_full();
         drop(running);
@@ -76,12 +73,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Has a snapshot taken that covers every entry there is now.
-    async fn cover_log(&self, running: &Running) -> Result<(), String> {
+    /// Whether this is still what runs.
+    fn check_runs(&self, running: &Arc<Running>) -> Result<(), String> {
+        match self.running.load_full() {
+            Some(now) if Arc::ptr_eq(&now, running) => Ok(()),
+            _ => Err("the node was stopped".into()),
+        }
+    }
+
+    /// Has a snapshot taken that covers every entry there is now. One that is
+    /// being written takes as long as it takes.
+    async fn cover_log(&self, running: &Arc<Running>) -> Result<(), String> {
         let last = self.status.newest().0.last_index;
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         let mut is_asked = false;
         loop {
+            self.check_runs(running)?;
+            if self.snapshots.is_writing() {
+                deadline = Instant::now() + PATIENCE;
+            }
             if last <= self.newest_snapshot() {
                 if last <= self.newest_sound_snapshot().await? {
                     return Ok(());
@@ -113,9 +123,10 @@ impl Inner {
     }
 
     /// Has another member lead, if there is one that can.
-    async fn hand_over(&self, running: &Running) -> Result<(), String> {
+    async fn hand_over(&self, running: &Arc<Running>) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while self.leadership.borrow().is_leader {
+            self.check_runs(running)?;
             if self.status.newest().0.membership.voters.len() == 1 {
                 return Ok(());
             }
@@ -132,6 +143,6 @@ impl Inner {
     }
 }
 
-/// For a snapshot, and for a successor.
+/// For a snapshot to begin, and for a successor.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);

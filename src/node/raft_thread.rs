@@ -197,10 +197,10 @@ impl RaftThread {
         match message {
             RepairMessage::Ask(ask) => {
                 self.progress.asked.push((peer, ask));
-                let settled = repair::settled(&self.driver.status());
+                let status = self.driver.status();
                 let newest = self.ports.snapshots.newest_first();
                 let snapshot_index = newest.first().map_or(LogIndex(0), |info| info.meta.index);
-                let told = repair::answer(&self.ports.log, ask, settled, snapshot_index);
+                let told = repair::answer_running(&self.ports.log, ask, &status, snapshot_index);
                 peers.send_repair(peer, told);
             }
             RepairMessage::AskSnapshot => peers.stream_snapshot(peer, LogIndex(0)),

@@ -79,6 +79,22 @@ pub(super) fn answer(
     })
 }
 
+/// What a running node answers. A leader sends entries while it writes them: it
+/// lacks none that its core has and its disk does not show yet.
+pub(super) fn answer_running(
+    log: &dyn Held,
+    ask: RepairAsk,
+    status: &Status,
+    snapshot_index: LogIndex,
+) -> RepairMessage {
+    let mut message = answer(log, ask, settled(status), snapshot_index);
+    if let RepairMessage::Answer(told) = &mut message {
+        let is_written = ask.first <= status.durable_index || status.last_index < ask.first;
+        told.lacks_first &= is_written;
+    }
+    message
+}
+
 impl Held for WalReader {
     fn hold(&self, positions: &[Position]) -> Vec<bool> {
         Self::hold(self, positions)

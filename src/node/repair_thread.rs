@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 use crate::raft::Recovered;
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{SnapshotError, SnapshotInfo};
 use crate::store::Store;
 use crate::sync::queue::{Nothing, Receiver};
 use crate::sync::{Mutex, MutexGuard};
@@ -112,28 +112,49 @@ fn unrepairable(error: WalError) -> NodeError {
 const NO_SNAPSHOT: Position = (LogIndex(0), Term(0));
 
 /// Loads the newest snapshot that can be read, unless the store is past it;
-/// sets aside all that cannot.
+/// sets aside all that cannot. Once one is sound, no older one stands in the
+/// way.
 fn newest_snapshot(
     snapshots: &Snapshots,
     store: &mut Store,
 ) -> Result<Option<SnapshotMeta>, NodeError> {
     let mut newest = None;
     for info in snapshots.newest_first() {
-        if let Err(error) = snapshots.directory().verify(&info) {
-            if !matches!(error, SnapshotError::Damaged { .. }) {
-                return Err(NodeError::Snapshots(error));
+        match keep_if_sound(snapshots, &info) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) if newest.is_some() => {
+                tracing::warn!(error = chain(&error), "an older snapshot was not looked at");
+                continue;
             }
-            let set_aside = snapshots.directory().set_aside(&info, &error);
-            set_aside.map_err(NodeError::Snapshots)?;
-            continue;
+            Err(error) => return Err(NodeError::Snapshots(error)),
         }
         if newest.is_none() && store.applied_index() < info.meta.index {
-            let loaded = snapshots.load_into(store, &info.meta);
-            loaded.map_err(|error| NodeError::Load(chain(&error)))?;
+            match snapshots.load_into(store, &info.meta) {
+                Ok(_former) => {}
+                Err(error) if error.is_damage() => {
+                    let set_aside = snapshots.set_aside(&info, error);
+                    set_aside.map_err(NodeError::Snapshots)?;
+                    continue;
+                }
+                Err(error) => return Err(NodeError::Load(chain(&error))),
+            }
         }
         newest.get_or_insert(info.meta);
     }
     Ok(newest)
+}
+
+/// Whether a snapshot is sound to the last byte; one that is not is set aside.
+fn keep_if_sound(snapshots: &Snapshots, info: &SnapshotInfo) -> Result<bool, SnapshotError> {
+    match snapshots.directory().verify(info) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_about_content() => {
+            snapshots.directory().set_aside(info, &error)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Executes what is committed and here, up to the first loss: enough, with

@@ -26,6 +26,7 @@ pub(super) struct Snapshots {
 #[derive(Default)]
 struct State {
     cluster: ClusterId,
+    is_writing: bool,
     /// Received and verified; the next one replaces it.
     staged: Option<StagedSnapshot>,
     /// Handed to the core, which may have decided to begin its log after it:
@@ -49,12 +50,11 @@ pub(super) enum LoadError {
 impl LoadError {
     /// Whether the file itself is bad, so that an older one may serve.
     pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreadable(
-                RestoreError::Count { .. } | RestoreError::Records(SnapshotError::Damaged { .. })
-            )
-        )
+        match self {
+            Self::Unreadable(RestoreError::Records(error)) => error.is_about_content(),
+            Self::Unreadable(RestoreError::Count { .. }) => true,
+            Self::Unreadable(RestoreError::Version { .. }) | Self::Missing(_) => false,
+        }
     }
 }
 
@@ -223,6 +223,18 @@ impl Snapshots {
     /// # Errors
     /// The disk failed, or the node is stopping.
     pub fn write(&self, view: View, stopping: &AtomicBool) -> Result<(), String> {
+        self.state().is_writing = true;
+        let written = self.write_file(view, stopping);
+        self.state().is_writing = false;
+        written
+    }
+
+    /// Whether one is being written now.
+    pub fn is_writing(&self) -> bool {
+        self.state().is_writing
+    }
+
+    fn write_file(&self, view: View, stopping: &AtomicBool) -> Result<(), String> {
         let cluster = self.state().cluster;
         let (meta, header) = (view.meta(), view.header());
         let writer = match self.is_overlapped {

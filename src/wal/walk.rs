@@ -276,6 +276,8 @@ struct Ahead {
     blocks: BlockBuffer,
     /// Where they are in the segment.
     offset: u64,
+    /// End of a piece that could not be read.
+    unreadable_until: u64,
 }
 
 impl Ahead {
@@ -313,6 +315,11 @@ impl Ahead {
         let end = offset + length as u64;
         let is_here = self.offset <= offset && end <= self.offset + self.blocks.len() as u64;
         if !is_here {
+            if offset < self.unreadable_until {
+                // Somewhere in it is a bad block: each more reading of it all
+                // may take the device seconds.
+                return None;
+            }
             let left = segment.header.area_end().saturating_sub(offset);
             let piece = length.next_multiple_of(BLOCK as usize).max(AHEAD_BYTES);
             let piece = usize::try_from(left).map_or(piece, |left| piece.min(left));
@@ -320,6 +327,7 @@ impl Ahead {
             let read = segment.file.read_blocks(offset, self.blocks.as_mut_slice());
             if piece < length || read.is_err() {
                 self.blocks.resize(0);
+                self.unreadable_until = offset + piece as u64;
                 return None;
             }
             self.offset = offset;
@@ -564,3 +572,6 @@ fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::codec::encode_command;
 use crate::disk::MemoryDisk;
+use crate::node::repair_thread::{examine, is_damage};
 use crate::snapshot::SnapshotDirectory;
 use crate::types::{Command, EntryPayload, Membership, Operation, Transaction};
 use crate::wal::Identity;
 
 struct Directory {
+    memory: MemoryDisk,
     disk: Arc<dyn Disk>,
     wal: PathBuf,
     identity: DirectoryIdentity,
@@ -22,7 +24,8 @@ const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 impl Directory {
     fn new() -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let memory = MemoryDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
         let base = Path::new("/data");
         disk.create_dir_all(base).unwrap();
         let identity = DirectoryIdentity::open_or_create(disk.as_ref(), base, "n1").unwrap();
@@ -33,6 +36,7 @@ impl Directory {
             ..WalOptions::default()
         };
         Self {
+            memory,
             disk,
             wal: base.join("wal"),
             identity,
@@ -129,6 +133,64 @@ fn own_snapshot_is_loaded_and_the_log_after_it_applied() {
     assert_eq!(store.applied_index(), LogIndex(8));
     assert_eq!(recovery.recovered.snapshot.unwrap().index, LogIndex(5));
     assert_eq!(recovery.recovered.entries.len(), 9);
+}
+
+#[test]
+fn snapshot_with_a_bad_sector_gives_way_to_the_one_before() {
+    for block in [0, 1] {
+        let directory = Directory::new();
+        drop(directory.write_log(&entries(9, 2), 8));
+        directory.write_snapshot(&entries(5, 2));
+        directory.write_snapshot(&entries(7, 2));
+        let newest = directory.snapshots.newest_first().remove(0);
+        let made = directory.memory.make_unreadable(&newest.path, block);
+        made.unwrap();
+        let (store, recovery) = directory.recover().unwrap();
+        assert_eq!(store.applied_index(), LogIndex(8));
+        assert_eq!(recovery.recovered.snapshot.unwrap().index, LogIndex(5));
+        assert_eq!(directory.snapshots.directory().broken().len(), 1);
+    }
+}
+
+/// A running node covered a rotten segment with a new snapshot, and starts
+/// again: the snapshot before cannot be read, and is not needed.
+#[test]
+fn older_snapshot_with_a_bad_sector_does_not_stop_a_repair() {
+    let directory = Directory::new();
+    let all = entries(11, 2);
+    let mut wal = directory.write_log(&all[..9], 9);
+    for entry in &all[9..] {
+        wal.append(&[LogWrite {
+            entries: vec![entry.clone()],
+            ..LogWrite::default()
+        }])
+        .unwrap();
+    }
+    wal.mark_idle().unwrap();
+    drop(wal);
+    directory.write_snapshot(&all[..5]);
+    directory.write_snapshot(&all);
+    let segment = directory.wal.join("0000000000000001.wal");
+    let rotten = [0xee; 100];
+    directory.memory.overwrite(&segment, 4096, &rotten).unwrap();
+    let error = directory.recover().err().unwrap();
+    assert!(is_damage(&error), "{error}");
+    let older = directory.snapshots.newest_first().remove(1);
+    directory.memory.make_unreadable(&older.path, 1).unwrap();
+    let mut store = Store::new();
+    let patient = examine(
+        &directory.disk,
+        &directory.wal,
+        &directory.identity,
+        &directory.options,
+        &directory.snapshots,
+        &mut store,
+    )
+    .unwrap();
+    assert!(patient.repair.is_whole());
+    assert_eq!(patient.repair.snapshot().0, LogIndex(11));
+    assert_eq!(store.applied_index(), LogIndex(11));
+    assert_eq!(directory.snapshots.newest_first().len(), 1);
 }
 
 /// A snapshot came from the leader and was published; power failed before the

@@ -329,7 +329,7 @@ fn told(reader: &WalReader, raft: &Raft, anchor: Position) -> RepairAnswer {
         anchor,
         first_term: None,
     };
-    match answer(reader, ask, settled(&raft.status()), LogIndex(0)) {
+    match answer_running(reader, ask, &raft.status(), LogIndex(0)) {
         RepairMessage::Answer(answer) => answer,
         _ => unreachable!(),
     }
@@ -386,6 +386,49 @@ fn entry_being_replaced_is_not_called_committed() {
     let after = told(&wal.reader(), &raft, anchor);
     assert_eq!(after.committed, Some(anchor));
     assert!(after.is_anchored);
+}
+
+/// A node acknowledged an entry, lost it, and asks for it while the leader's own
+/// write of it is under way: it must not take the entry for one that nobody has.
+#[test]
+fn entry_being_written_is_not_called_lacking() {
+    let (_disk, mut wal) = log(&[1, 1], 1);
+    let mut raft = core(Recovered {
+        hard_state: HardState {
+            term: Term(1),
+            vote: None,
+            commit_index: LogIndex(1),
+        },
+        entries: vec![entry(1, 1), entry(2, 1)],
+        ..Recovered::default()
+    });
+    let anchor = (LogIndex(3), Term(2));
+    assert!(told(&wal.reader(), &raft, anchor).lacks_first);
+    let message = Message::AppendEntries {
+        term: Term(2),
+        prev_index: LogIndex(2),
+        prev_term: Term(1),
+        entries: vec![entry(3, 2)],
+        commit_index: LogIndex(1),
+        read_context: 0,
+    };
+    let input = Input::Message {
+        from: NodeId(2),
+        incarnation: Incarnation(0),
+        message,
+    };
+    let effects = raft.step(Millis(1), input);
+    assert!(!told(&wal.reader(), &raft, anchor).lacks_first);
+    for effect in effects {
+        if let Effect::Persist { mark, write } = effect {
+            wal.append(&[write]).unwrap();
+            raft.step(Millis(1), Input::Durable(mark));
+        }
+    }
+    assert!(told(&wal.reader(), &raft, anchor).is_anchored);
+    // One that certainly has another entry there lacks this one.
+    let other = (LogIndex(3), Term(1));
+    assert!(told(&wal.reader(), &raft, other).lacks_first);
 }
 
 /// The power failed between a snapshot's arrival and the write that begins the
