@@ -2,8 +2,8 @@
 //! segment has decayed (D-031).
 //!
 //! The state in memory is sound, so nothing is lost yet: a new snapshot makes
-//! all that the closed segments hold superfluous. Then the node hands leadership
-//! over, stops consensus, and starts again as after a restart: the log is found
+//! all that the closed segments hold superfluous. If the log can be written anew
+//! then (a copy of it is salvaged to find out), the node hands leadership over, stops consensus, and starts again as after a restart: the log is found
 //! damaged, and written anew behind the snapshot before consensus begins. Peers
 //! are asked only for what the snapshot does not cover, which is nothing, unless
 //! the newest entries decay in the same moment.
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::physical::PhysicalError;
 use crate::types::LogIndex;
-use crate::wal::Damage;
+use crate::wal::{Damage, Position, rehearse};
 
 use super::event::Event;
 use super::handle::{Inner, Running};
@@ -52,6 +52,7 @@ impl Inner {
         let text = |error: PhysicalError| chain(&error);
         let running = self.running().map_err(text)?;
         self.cover_log(&running).await?;
+        self.rehearse().await?;
         self.hand_over(&running).await?;
         let mut lifecycle = self.lifecycle.lock().await;
         let Some(network) = &running.network else {
@@ -122,6 +123,45 @@ impl Inner {
         Ok(newest.map_or(LogIndex(0), |info| info.meta.index))
     }
 
+    /// Whether the node would come back: what cannot be salvaged or has no room
+    /// would keep it out of service for good. Tried more than once, since the
+    /// log is being written meanwhile.
+    async fn rehearse(&self) -> Result<(), String> {
+        let mut outcome = self.rehearse_once().await;
+        for _ in 1..REHEARSALS_MAX {
+            if outcome.is_ok() {
+                break;
+            }
+            sleep(PAUSE).await;
+            outcome = self.rehearse_once().await;
+        }
+        outcome
+    }
+
+    async fn rehearse_once(&self) -> Result<(), String> {
+        let (disk, path) = (Arc::clone(&self.disk), self.wal_path.clone());
+        let options = self.options.wal;
+        let newest = self.snapshots.directory().newest();
+        let snapshot =
+            newest.map_or_else(Position::default, |info| (info.meta.index, info.meta.term));
+        let rehearsed = tokio::task::spawn_blocking(move || {
+            let rehearsal = rehearse(&*disk, &path, snapshot, &options);
+            let rehearsal = rehearsal.map_err(|error| chain(&error))?;
+            if let Some(wanted) = rehearsal.missing.first() {
+                return Err(format!("entry {} is in no snapshot", wanted.first));
+            }
+            let free = disk.free_bytes(&path).map_err(|error| chain(&error))?;
+            match rehearsal.bytes <= free {
+                true => Ok(()),
+                false => Err(format!(
+                    "the new log takes {} bytes, and {free} are free",
+                    rehearsal.bytes
+                )),
+            }
+        });
+        rehearsed.await.map_err(|error| chain(&error))?
+    }
+
     /// Has another member lead, if there is one that can.
     async fn hand_over(&self, running: &Arc<Running>) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
@@ -145,4 +185,6 @@ impl Inner {
 
 /// For a snapshot to begin, and for a successor.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Tries to find the log between two writes.
+const REHEARSALS_MAX: usize = 10;
 const PAUSE: Duration = Duration::from_millis(50);

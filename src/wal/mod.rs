@@ -65,7 +65,7 @@ pub use format::Identity;
 pub use mend::{Mended, mend};
 pub use reader::WalReader;
 pub use recovery::Verdict;
-pub use salvage::{Position, Salvage, Unsuitable, Wanted, salvage};
+pub use salvage::{Position, Rehearsal, Salvage, Unsuitable, Wanted, rehearse, salvage};
 pub use scrub::{Scrubbed, WalScrub};
 pub use survey::{FLAWS_MAX, Outcome, Seen, Survey, owner, survey};
 

@@ -21,6 +21,10 @@ mod sketch;
 
 mod rewrite;
 
+mod rehearsal;
+
+pub use rehearsal::{Rehearsal, rehearse};
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -106,8 +106,9 @@ async fn memory_quota_refuses_growth_by_name() {
     cluster.write("c", &"x".repeat(200)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn decay_of_a_closed_segment_is_repaired_while_running() {
+/// A node alone, whose log is read again all the time, after a round without a
+/// finding.
+async fn scrubbed_alone() -> (Cluster, Arc<RaftNode>) {
     let shape = Shape {
         segment_bytes: 64 << 10,
         snapshot_entries: 30,
@@ -132,6 +133,43 @@ async fn decay_of_a_closed_segment_is_repaired_while_running() {
         status.rounds > 1 && status.bytes > 64 << 10
     })
     .await;
+    (cluster, node)
+}
+
+/// Nothing would tell where this log ends: a node that stopped now would refuse
+/// to start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decay_of_a_log_that_would_be_refused_stops_no_node() {
+    let (cluster, node) = scrubbed_alone().await;
+    let Home::Memory(disk) = &cluster.members[0].home else {
+        panic!("it is in memory");
+    };
+    let folder = std::path::Path::new("/memory/wal");
+    let names = disk.list(folder).expect("lists");
+    let tail = names.iter().rfind(|name| name.ends_with(".wal"));
+    let tail = folder.join(tail.expect("there is a log"));
+    disk.overwrite(&tail, (64 << 10) - 2 * 4096, &[0xee; 8])
+        .expect("there is such a file");
+    let segment = folder.join("0000000000000001.wal");
+    disk.overwrite(&segment, 2 * 4096 + 300, &[0xee; 8])
+        .expect("there is such a file");
+    eventually("it is found", async || {
+        !node.scrub_status().findings.is_empty()
+    })
+    .await;
+    let rounds = node.scrub_status().rounds;
+    eventually("it is met again and again", async || {
+        node.scrub_status().rounds > rounds + 5
+    })
+    .await;
+    assert!(node.confirmed().await.is_ok());
+    assert_eq!(node.scrub_status().repaired, 0);
+    cluster.write("after", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decay_of_a_closed_segment_is_repaired_while_running() {
+    let (cluster, node) = scrubbed_alone().await;
     let Home::Memory(disk) = &cluster.members[0].home else {
         panic!("it is in memory");
     };

@@ -101,7 +101,7 @@ impl Salvage {
     }
 
     /// The new log, of the entries that are here.
-    fn sketch(&self, snapshot: Position) -> Sketch<'_> {
+    pub(super) fn sketch(&self, snapshot: Position) -> Sketch<'_> {
         let entries = match self.continues(snapshot) {
             true => (snapshot.0.0 + 1..=self.last.0.0)
                 .filter_map(|index| self.entry(LogIndex(index)))
