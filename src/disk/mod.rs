@@ -136,6 +136,8 @@ pub trait File: Send + Sync {
     /// what is large and not read soon: nothing of it waits in memory for that
     /// sync.
     fn write_blocks(&mut self, offset: u64, blocks: &[u8]) -> DiskResult<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
         self.write_at(offset, blocks)
     }
     /// Makes writes and the length durable.
@@ -147,6 +149,8 @@ pub trait File: Send + Sync {
     /// durably at the same time: a cached read ahead of the writer could keep
     /// what the direct write is about to replace.
     fn read_blocks(&self, offset: u64, blocks: &mut [u8]) -> DiskResult<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64));
+        assert!(blocks.len().is_multiple_of(BLOCK_BYTES));
         self.read_at(offset, blocks)
     }
     /// Length in bytes.

@@ -287,3 +287,6 @@ const PIECE_BYTES: usize = 256 << 10;
 const WINDOW_BUFFERS: usize = 8;
 /// Buffers that gather while as many windows as there are threads are busy.
 const BUFFERS_AHEAD: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -68,12 +68,33 @@ fn state(records: &[Record]) -> StateHeader {
     }
 }
 
+/// How a snapshot is written: where it is called, or by threads beside.
+type Way = fn(
+    &SnapshotDirectory,
+    ClusterId,
+    SnapshotMeta,
+    StateHeader,
+) -> Result<SnapshotWriter, SnapshotError>;
+const WAYS: [Way; 2] = [
+    SnapshotDirectory::writer,
+    SnapshotDirectory::overlapped_writer,
+];
+
 fn try_write(
     directory: &SnapshotDirectory,
     index: u64,
     records: &[Record],
 ) -> Result<SnapshotInfo, SnapshotError> {
-    let mut writer = directory.writer(CLUSTER, meta(index), state(records))?;
+    try_write_by(SnapshotDirectory::writer, directory, index, records)
+}
+
+fn try_write_by(
+    way: Way,
+    directory: &SnapshotDirectory,
+    index: u64,
+    records: &[Record],
+) -> Result<SnapshotInfo, SnapshotError> {
+    let mut writer = way(directory, CLUSTER, meta(index), state(records))?;
     for record in records {
         writer.add(record)?;
     }
@@ -471,24 +492,29 @@ fn received_bytes_that_are_not_the_announced_snapshot_are_refused() {
     assert_eq!(directory.newest(), None);
 }
 
+/// The threads beside are some chunks behind when theirs fails.
 #[test]
 fn write_that_failed_poisons_the_writer() {
-    let disk = MemoryDisk::new();
-    let directory = open(&disk);
-    let big = record("a", &vec![1; 2 << 20], false);
-    let after = record("b", &vec![1; 2 << 20], false);
-    let both = [big.clone(), after.clone()];
-    let mut writer = directory
-        .writer(CLUSTER, meta(1), state(&both))
-        .expect("begins");
-    disk.fail_at(disk.calls());
-    assert!(matches!(writer.add(&big), Err(SnapshotError::Disk(_))));
-    assert!(matches!(
-        writer.add(&after),
-        Err(SnapshotError::Poisoned { .. })
-    ));
-    drop(writer);
-    assert_eq!(names(&disk), [""; 0]);
+    for way in WAYS {
+        let disk = MemoryDisk::new();
+        let directory = open(&disk);
+        let mut writer = way(&directory, CLUSTER, meta(1), state(&[])).expect("begins");
+        disk.fail_at(disk.calls() + 10);
+        let mut add = |number| {
+            let big = record(&format!("{number:03}"), &vec![1; 1 << 20], false);
+            writer.add(&big).err()
+        };
+        let errors: Vec<_> = (0..100).filter_map(&mut add).take(2).collect();
+        assert!(
+            matches!(
+                errors[..],
+                [SnapshotError::Disk(_), SnapshotError::Poisoned { .. }]
+            ),
+            "{errors:?}"
+        );
+        drop(writer);
+        assert_eq!(names(&disk), [""; 0]);
+    }
 }
 
 /// Power fails at every call of: write a second snapshot, prune to one. After
@@ -496,9 +522,16 @@ fn write_that_failed_poisons_the_writer() {
 /// newest is the old or the new one, whole.
 #[test]
 fn power_cut_at_any_call_leaves_the_old_or_the_new_snapshot() {
+    WAYS.into_iter().for_each(cut_power_at_any_call);
+}
+
+fn cut_power_at_any_call(way: Way) {
+    // Written in several pieces.
+    let mut records = few_records();
+    records.insert(0, record("a", &vec![1; 600 << 10], false));
     let story = |disk: &MemoryDisk| -> Result<(), SnapshotError> {
         let directory = SnapshotDirectory::open(Arc::new(disk.clone()), Path::new(FOLDER))?;
-        try_write(&directory, 20, &few_records())?;
+        try_write_by(way, &directory, 20, &records)?;
         directory.prune(1)
     };
     let before = MemoryDisk::new();
