@@ -32,6 +32,9 @@ struct Prepared<'a> {
 struct Need {
     bytes: u64,
     batches: u64,
+    /// The first entries may join an open batch that has no room for the rest:
+    /// then it takes one batch more.
+    may_be_parted: bool,
 }
 
 /// One batch without entries, and the one that repeats a vote which a torn
@@ -39,7 +42,20 @@ struct Need {
 const NEED_OF_MARK: Need = Need {
     bytes: 2 * BLOCK,
     batches: 2,
+    may_be_parted: false,
 };
+
+impl Need {
+    /// When the first entries join an open batch.
+    fn parted(self) -> Self {
+        let more = u64::from(self.may_be_parted);
+        Self {
+            bytes: self.bytes + more * (BATCH_HEADER as u64 + BLOCK),
+            batches: self.batches + more,
+            ..self
+        }
+    }
+}
 
 impl Wal {
     pub(super) fn append_writes(&mut self, writes: &[LogWrite]) -> Result<(), WalError> {
@@ -145,6 +161,9 @@ impl Wal {
                     rotated.map_err(|stop| stop.after(prepared.position))?;
                 }
                 buffer = self.tail.begin_write();
+            }
+            if buffer.is_open() && !self.fits(&buffer, prepared.need.parted()) {
+                buffer.close(0, self.hard_state);
             }
             self.add(&mut buffer, prepared);
         }
@@ -291,8 +310,11 @@ fn need(write: &LogWrite, payloads: &[(u8, Arc<[u8]>)], batch_bytes_max: u64) ->
         .filter(|pair| pair[0].term != pair[1].term)
         .count() as u64;
     // Two neighbouring batches of one term together exceed the maximum.
-    let splits = 2 * records / batch_bytes_max;
-    let batches = 1 + term_changes + if splits > 1 { splits + 1 } else { 0 };
+    let splits = match BATCH_HEADER as u64 + records <= batch_bytes_max {
+        true => 0,
+        false => 2 * records / batch_bytes_max + 1,
+    };
+    let batches = 1 + term_changes + splits;
     let padded = match batches {
         1 => (BATCH_HEADER as u64 + records).next_multiple_of(BLOCK),
         _ => records + batches * (BATCH_HEADER as u64 + BLOCK),
@@ -301,5 +323,6 @@ fn need(write: &LogWrite, payloads: &[(u8, Arc<[u8]>)], batch_bytes_max: u64) ->
     Need {
         bytes: padded + BLOCK,
         batches: batches + 1,
+        may_be_parted: write.entries.len() > 1,
     }
 }

@@ -394,3 +394,27 @@ fn torn_vote_leaves_room_to_close_the_segment() {
         assert_eq!(opened.hard_state.term, Term(5), "seed {seed}");
     }
 }
+
+/// Found by random histories: the first entry of a write joined an open batch
+/// and the second needed one of its own, so that the write took a block more
+/// than it was given room for; the repeated vote took what closes the segment.
+#[test]
+fn write_that_is_split_where_it_joins_leaves_room_to_close_the_segment() {
+    for blocks in 8..12 {
+        for first in (11_840..12_290).step_by(32) {
+            for second in (4000..4200).step_by(8) {
+                let disk = MemoryDisk::new();
+                let mut wal = create(&disk, options(blocks)).expect("create");
+                let mut model = Model::default();
+                let mut group = vec![model.append(1, &[first])];
+                model.apply(&group[0]);
+                group.push(model.hard_state(2, None, 0));
+                group.push(model.append(1, &[0, second]));
+                wal.append(&group).expect("append");
+                drop(wal);
+                let (_, opened) = open(&disk, options(blocks)).expect("open");
+                assert_eq!(opened.hard_state.term, Term(2));
+            }
+        }
+    }
+}
