@@ -55,6 +55,9 @@ pub(super) struct LogImage {
 pub(super) struct Disk {
     pub(super) written: LogImage,
     pub(super) durable: LogImage,
+    /// The commit index that the log notes. What only a snapshot told of it is
+    /// lost with its file.
+    noted: LogIndex,
     pending: VecDeque<(Mark, Write)>,
 }
 
@@ -215,6 +218,7 @@ impl Disk {
         Self {
             written: image.clone(),
             durable: image,
+            noted: LogIndex(0),
             pending: VecDeque::new(),
         }
     }
@@ -244,7 +248,15 @@ impl Disk {
             let Some((_, write)) = self.pending.pop_front() else {
                 break;
             };
-            self.durable.write(life, &write)?;
+            self.note(life, &write)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, life: Life, write: &Write) -> Verdict {
+        self.durable.write(life, write)?;
+        if write.hard_state.is_some() {
+            self.noted = self.durable.hard_state.commit_index;
         }
         Ok(())
     }
@@ -260,9 +272,13 @@ impl Disk {
     /// What a snapshot covers was committed, whatever the log notes of it. One
     /// that was published when the crash came, before the log was reset to it,
     /// has the log reset now. A term and vote that a torn write still tells are
-    /// kept, though nothing else of that write is.
+    /// kept, though nothing else of that write is. A commit index that the log
+    /// does not note may be forgotten: the snapshot that told it may be damaged,
+    /// and it is no promise, for a leader has what is committed.
     fn is_found_as(&self, found: &LogImage, snapshot: Option<&SnapshotMeta>) -> bool {
         let mut image = self.durable.clone();
+        let committed = &mut image.hard_state.commit_index;
+        *committed = found.hard_state.commit_index.clamp(self.noted, *committed);
         let choice = |state: &HardState| (state.term, state.vote);
         let told = self
             .pending
@@ -315,7 +331,7 @@ impl Disk {
                 });
             };
             survivors += 1;
-            self.durable.write(life, &write)?;
+            self.note(life, &write)?;
         }
         self.pending.clear();
         self.durable = found.durable;

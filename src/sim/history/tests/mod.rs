@@ -89,6 +89,10 @@ fn stories(property: Property) -> Vec<(&'static str, Story)> {
         Property::Recovery => vec![
             ("a durable entry is gone after a restart", lost_entry),
             ("a durable vote is gone after a restart", lost_vote),
+            (
+                "a commit index that the log notes is forgotten",
+                forgotten_commit,
+            ),
             ("a restart finds what was never written", invented_entry),
         ],
         Property::NackHonesty => vec![("an entry that is there is denied", denied_entry)],
@@ -515,6 +519,15 @@ fn lost_vote() -> Verdict {
     teller.history.crashed(life(2))?;
     let mut found = Teller::first_entry();
     found.hard_state = choice(2, None).hard_state.expect("a choice");
+    teller.start(life(2), &found)
+}
+
+fn forgotten_commit() -> Verdict {
+    let mut teller = with_leader();
+    teller.history.crashed(life(2))?;
+    let mut found = Teller::first_entry();
+    found.hard_state = choice(2, Some(1)).hard_state.expect("a choice");
+    found.hard_state.commit_index = LogIndex(0);
     teller.start(life(2), &found)
 }
 
