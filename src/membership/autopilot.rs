@@ -445,25 +445,18 @@ mod tests {
             ..AutopilotConfig::default()
         };
         let mut memory = Stability::default();
-        let promoted_at_silence = |silence: u64| {
-            let mut memory = memory.clone();
+        let promoted_at_silence = |memory: &Stability, silence: u64| {
             let status = leading(30_000 - silence, 5000);
+            let mut memory = memory.clone();
             promotion(Millis(30_000), &config, &status, &mut memory)
                 .iter()
                 .count()
         };
-        assert_eq!(promoted_at_silence(0), 0, "first seen");
+        assert_eq!(promoted_at_silence(&memory, 0), 0, "first seen");
         promotion(Millis(0), &config, &leading(0, 5000), &mut memory);
-        let promoted_at_silence = |silence: u64| {
-            let mut memory = memory.clone();
-            let status = leading(30_000 - silence, 5000);
-            promotion(Millis(30_000), &config, &status, &mut memory)
-                .iter()
-                .count()
-        };
-        assert_eq!(promoted_at_silence(2_499), 1);
-        assert_eq!(promoted_at_silence(2_500), 0);
-        assert_eq!(promoted_at_silence(10_000), 0);
+        assert_eq!(promoted_at_silence(&memory, 2_499), 1);
+        assert_eq!(promoted_at_silence(&memory, 2_500), 0);
+        assert_eq!(promoted_at_silence(&memory, 10_000), 0);
     }
 
     fn cleaning() -> AutopilotConfig {
